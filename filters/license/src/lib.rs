@@ -1,0 +1,1 @@
+//! The license policy as a proxy-wasm filter.

@@ -1,0 +1,1 @@
+//! The quota policy as a proxy-wasm filter.

@@ -1,0 +1,1 @@
+//! The sharia policy as a proxy-wasm filter.
