@@ -164,7 +164,12 @@ impl Decoder {
     /// A decoder for frames written by `sender`; a message of more than `message_bytes_max` payload
     /// bytes is refused at the header that crosses the limit.
     pub const fn new(sender: Sender, message_bytes_max: u32) -> Self {
-        Self { sender, message_bytes_max, open: None, closed: false }
+        Self {
+            sender,
+            message_bytes_max,
+            open: None,
+            closed: false,
+        }
     }
 
     /// Whether the next frame begins a new message (no fragment is outstanding).
@@ -181,14 +186,17 @@ impl Decoder {
     ///
     /// `Ok(None)`: the header is not complete yet. The payload may still be missing.
     pub fn peek(&self, input: &[u8]) -> Result<Option<Header>, FrameError> {
-        let &[first, second, ref rest @ ..] = input else { return Ok(None) };
+        let &[first, second, ref rest @ ..] = input else {
+            return Ok(None);
+        };
         if self.closed {
             return Err(FrameError::AfterClose);
         }
         if first & 0x70 != 0 {
             return Err(FrameError::ReservedBit);
         }
-        let opcode = Opcode::from_bits(first & 0x0F).ok_or(FrameError::ReservedOpcode(first & 0x0F))?;
+        let opcode =
+            Opcode::from_bits(first & 0x0F).ok_or(FrameError::ReservedOpcode(first & 0x0F))?;
         let fin = first & 0x80 != 0;
         let masked = second & 0x80 != 0;
         match (self.sender, masked) {
@@ -213,7 +221,9 @@ impl Decoder {
         }
         let (len, extended) = match short {
             126 => {
-                let Some(bytes) = rest.first_chunk::<2>() else { return Ok(None) };
+                let Some(bytes) = rest.first_chunk::<2>() else {
+                    return Ok(None);
+                };
                 let len = u64::from(u16::from_be_bytes(*bytes));
                 if len < 126 {
                     return Err(FrameError::LengthForm);
@@ -221,7 +231,9 @@ impl Decoder {
                 (len, 2)
             }
             127 => {
-                let Some(bytes) = rest.first_chunk::<8>() else { return Ok(None) };
+                let Some(bytes) = rest.first_chunk::<8>() else {
+                    return Ok(None);
+                };
                 let len = u64::from_be_bytes(*bytes);
                 if len <= u64::from(u16::MAX) || len >> 63 != 0 {
                     return Err(FrameError::LengthForm);
@@ -231,19 +243,30 @@ impl Decoder {
             short => (u64::from(short), 0),
         };
         if !opcode.is_control()
-            && u64::from(self.open.unwrap_or(0)).saturating_add(len) > u64::from(self.message_bytes_max)
+            && u64::from(self.open.unwrap_or(0)).saturating_add(len)
+                > u64::from(self.message_bytes_max)
         {
-            return Err(FrameError::TooLarge { limit: self.message_bytes_max });
+            return Err(FrameError::TooLarge {
+                limit: self.message_bytes_max,
+            });
         }
         let mask = if masked {
-            let Some(key) = rest[extended..].first_chunk::<4>() else { return Ok(None) };
+            let Some(key) = rest[extended..].first_chunk::<4>() else {
+                return Ok(None);
+            };
             Some(*key)
         } else {
             None
         };
         let header_len = 2 + extended + if masked { 4 } else { 0 };
         // A payload within a u32 limit (or a control's 125) fits usize on every target we build for.
-        Ok(Some(Header { fin, opcode, mask, header_len, payload_len: len as usize }))
+        Ok(Some(Header {
+            fin,
+            opcode,
+            mask,
+            header_len,
+            payload_len: len as usize,
+        }))
     }
 
     /// Takes the frame at the start of `input` once it is whole, unmasking its payload in place.
@@ -251,8 +274,12 @@ impl Decoder {
     /// `Ok(None)`: more bytes are needed; `input` is untouched. After `Ok(Some(frame))` the caller drops
     /// `frame.header.frame_len()` bytes from the front of its buffer.
     pub fn decode<'a>(&mut self, input: &'a mut [u8]) -> Result<Option<Frame<'a>>, FrameError> {
-        let Some(header) = self.peek(input)? else { return Ok(None) };
-        let Some(frame) = input.get_mut(..header.frame_len()) else { return Ok(None) };
+        let Some(header) = self.peek(input)? else {
+            return Ok(None);
+        };
+        let Some(frame) = input.get_mut(..header.frame_len()) else {
+            return Ok(None);
+        };
         self.take(&header);
         let payload = &mut frame[header.header_len..];
         if let Some(key) = header.mask {
@@ -277,7 +304,12 @@ impl Decoder {
 
 /// XORs `payload` with the masking `key`, `offset` bytes into the frame's payload (RFC 6455, 5.3).
 pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
-    let key = [key[offset % 4], key[(offset + 1) % 4], key[(offset + 2) % 4], key[(offset + 3) % 4]];
+    let key = [
+        key[offset % 4],
+        key[(offset + 1) % 4],
+        key[(offset + 2) % 4],
+        key[(offset + 3) % 4],
+    ];
     let word = u32::from_ne_bytes(key);
     let wide = u64::from(word) << 32 | u64::from(word);
     let (chunks, tail) = payload.as_chunks_mut::<8>();
@@ -293,7 +325,11 @@ pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
 ///
 /// Control frames must be `fin` and at most 125 bytes: longer payloads are cut there.
 pub fn encode(out: &mut Vec<u8>, fin: bool, opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) {
-    let payload = if opcode.is_control() { &payload[..payload.len().min(CONTROL_BYTES_MAX)] } else { payload };
+    let payload = if opcode.is_control() {
+        &payload[..payload.len().min(CONTROL_BYTES_MAX)]
+    } else {
+        payload
+    };
     out.reserve(HEADER_BYTES_MAX + payload.len());
     out.push(if fin || opcode.is_control() { 0x80 } else { 0 } | opcode as u8);
     let masked = if mask.is_some() { 0x80 } else { 0 };

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::time::{nanos, nanos_option};
-use super::{Body, Encoding, Malformed, Timestamp, body_from_json, envelope, put_envelope, tag, to_json_tagged};
+use super::{
+    Body, Encoding, Malformed, Timestamp, body_from_json, envelope, put_envelope, tag,
+    to_json_tagged,
+};
 use crate::decimal::Decimal;
 
 macro_rules! record {
@@ -466,7 +469,8 @@ struct UpdateJson<'a> {
 impl Update {
     fn from_json(text: &[u8], tag: &super::Tag<'_>, kind: &str) -> Result<Self, Malformed> {
         fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue, kind: &str) -> Result<T, Malformed> {
-            serde_json::from_str(raw.get()).map_err(|error| Malformed::new(format!("{kind}: data: {error}")))
+            serde_json::from_str(raw.get())
+                .map_err(|error| Malformed::new(format!("{kind}: data: {error}")))
         }
         let json: UpdateJson<'_> = body_from_json(text, tag)?;
         let data = match (json.data, kind) {
@@ -785,7 +789,10 @@ impl Event {
             Self::Welcome(_) => "welcome",
             Self::Subscribed(_) => "subscribed",
             Self::Unsubscribed(_) => "unsubscribed",
-            Self::Update(update) => update.data.as_ref().map_or("market_data_update", Data::kind),
+            Self::Update(update) => update
+                .data
+                .as_ref()
+                .map_or("market_data_update", Data::kind),
             Self::OrderUpdate(_) => "order_update",
             Self::PositionUpdate(_) => "position_update",
             Self::Alert(_) => "alert",
@@ -823,9 +830,10 @@ impl Event {
             Some("welcome") => Self::Welcome(body_from_json(text, &tag)?),
             Some("subscribed") => Self::Subscribed(body_from_json(text, &tag)?),
             Some("unsubscribed") => Self::Unsubscribed(body_from_json(text, &tag)?),
-            Some(kind @ ("market_data_update" | "order_book_update" | "trade_update" | "news_update")) => {
-                Self::Update(Update::from_json(text, &tag, kind)?)
-            }
+            Some(
+                kind
+                @ ("market_data_update" | "order_book_update" | "trade_update" | "news_update"),
+            ) => Self::Update(Update::from_json(text, &tag, kind)?),
             Some("order_update") => Self::OrderUpdate(body_from_json(text, &tag)?),
             Some("position_update") => Self::PositionUpdate(body_from_json(text, &tag)?),
             Some("alert") => Self::Alert(body_from_json(text, &tag)?),
@@ -839,9 +847,17 @@ impl Event {
             Some("error") => Self::Error(body_from_json(text, &tag)?),
             Some(other) => {
                 let other: String = other.chars().take(40).collect();
-                return Err(Malformed { detail: format!("event type \"{other}\" is unknown"), id: tag.id });
+                return Err(Malformed {
+                    detail: format!("event type \"{other}\" is unknown"),
+                    id: tag.id,
+                });
             }
-            None => return Err(Malformed { detail: "the field \"type\" is missing".into(), id: tag.id }),
+            None => {
+                return Err(Malformed {
+                    detail: "the field \"type\" is missing".into(),
+                    id: tag.id,
+                });
+            }
         })
     }
 
@@ -869,7 +885,11 @@ impl Event {
             Body::Refreshed(e) => Self::Refreshed(e),
             Body::Pong(e) => Self::Pong(e),
             Body::Error(e) => Self::Error(e),
-            _ => return Err(Malformed::new("the Envelope holds a request, which only a client sends")),
+            _ => {
+                return Err(Malformed::new(
+                    "the Envelope holds a request, which only a client sends",
+                ));
+            }
         })
     }
 

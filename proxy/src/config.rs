@@ -1,0 +1,375 @@
+//! The configuration file: TOML, one shape, unknown keys refused with line, column and a hint.
+//!
+//! Types only say what may be written; [`crate::check`] says what must hold between the parts.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+mod duration;
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Process-wide settings.
+    #[serde(default)]
+    pub edge: Edge,
+    /// Where clients connect.
+    pub listener: Vec<Listener>,
+    /// The private listener for operators.
+    pub admin: Option<Admin>,
+    /// How tokens are verified.
+    pub identity: Identity,
+    /// Bounds on what the network may take.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Time limits, each with its own close code and log line.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// How sessions find their way back.
+    #[serde(default)]
+    pub sticky: Sticky,
+    /// Groups of endpoints, by name.
+    #[serde(default)]
+    pub cluster: BTreeMap<String, Cluster>,
+    /// Filters, by name.
+    #[serde(default)]
+    pub filter: BTreeMap<String, Filter>,
+    /// Routes; the first whose `path` (and `host`) matches is taken.
+    pub route: Vec<Route>,
+}
+
+/// Process-wide settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Edge {
+    /// Worker threads; 0 for one per core.
+    pub workers: usize,
+    /// The edge's name towards channel servers and in logs.
+    pub name: String,
+    /// `json` or `text`.
+    pub log_format: String,
+    /// On SIGTERM: how long open sessions are closed in a paced way before the process ends.
+    #[serde(with = "duration")]
+    pub drain_window: Duration,
+}
+
+impl Default for Edge {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            name: "bawaba".into(),
+            log_format: "text".into(),
+            drain_window: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Address to bind.
+    pub address: SocketAddr,
+    /// Certificate and key, PEM; absent for plain TCP.
+    pub tls: Option<Tls>,
+    /// Whether HTTP/2 without TLS (h2c, prior knowledge) is taken. With TLS, ALPN decides.
+    #[serde(default)]
+    pub h2c: bool,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file with the chain.
+    pub certificate: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
+
+/// The private listener for operators.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Address to bind; keep it off public networks.
+    pub address: SocketAddr,
+}
+
+/// How tokens are verified.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Keys, each from a file.
+    #[serde(default)]
+    pub key: Vec<Key>,
+    /// A JWKS file (RFC 7517).
+    pub jwks_file: Option<PathBuf>,
+    /// Required `iss`.
+    pub issuer: Option<String>,
+    /// Required `aud`.
+    pub audience: Option<String>,
+    /// Tolerated clock difference.
+    #[serde(default = "leeway", with = "duration")]
+    pub leeway: Duration,
+}
+
+fn leeway() -> Duration {
+    Duration::from_secs(5)
+}
+
+/// One verification key.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// The `kid` it answers to; absent: tokens without `kid`.
+    pub kid: Option<String>,
+    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
+    pub algorithm: String,
+    /// PEM (public keys) or raw secret (HS256, at least 32 bytes).
+    pub file: PathBuf,
+}
+
+/// Bounds on what the network may take.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open sessions in the process.
+    pub sessions_max: u32,
+    /// Open sessions from one client address; 0 for no limit.
+    pub sessions_per_address_max: u32,
+    /// Handshakes under way at once.
+    pub handshakes_max: u32,
+    /// Request head, in bytes.
+    pub request_head_bytes_max: u32,
+    /// Inbound message on channel routes, in bytes.
+    pub message_bytes_max: u32,
+    /// Inbound message on relay routes, in bytes.
+    pub relay_message_bytes_max: u32,
+    /// Bytes waiting for one session's socket before the slow-reader ladder begins.
+    pub outbox_bytes_max: u32,
+    /// Bytes held by one cohort log.
+    pub log_bytes_max: u32,
+    /// Symbols that one session may follow.
+    pub symbols_per_session_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions_max: 100_000,
+            sessions_per_address_max: 0,
+            handshakes_max: 10_000,
+            request_head_bytes_max: 16 * 1024,
+            message_bytes_max: 64 * 1024,
+            relay_message_bytes_max: 1024 * 1024,
+            outbox_bytes_max: 256 * 1024,
+            log_bytes_max: 64 * 1024,
+            symbols_per_session_max: 5_000,
+        }
+    }
+}
+
+/// Time limits.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// From the first byte of a request to its end.
+    #[serde(with = "duration")]
+    pub request_head: Duration,
+    /// For the upstream handshake of a relay or trunk.
+    #[serde(with = "duration")]
+    pub connect: Duration,
+    /// How often the edge pings an idle client.
+    #[serde(with = "duration")]
+    pub ping_interval: Duration,
+    /// No traffic and no Pong for this long: close 4408.
+    #[serde(with = "duration")]
+    pub heartbeat: Duration,
+    /// After our Close frame: how long the peer has to answer.
+    #[serde(with = "duration")]
+    pub close: Duration,
+    /// A relay without a data message in either direction for this long: close 1001; `0s` for never.
+    #[serde(with = "duration")]
+    pub relay_idle: Duration,
+    /// A client that takes no byte for this long: close 4008.
+    #[serde(with = "duration")]
+    pub write_stall: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request_head: Duration::from_secs(10),
+            connect: Duration::from_secs(3),
+            ping_interval: Duration::from_secs(20),
+            heartbeat: Duration::from_secs(60),
+            close: Duration::from_secs(5),
+            relay_idle: Duration::ZERO,
+            write_stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How sessions find their way back.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sticky {
+    /// File with the secret that signs sticky tokens (at least 32 bytes); absent: a random one per process.
+    pub key_file: Option<PathBuf>,
+}
+
+/// A group of endpoints that serve the same.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// `host:port` of each.
+    pub endpoints: Vec<String>,
+    /// Path of the WebSocket on the endpoints of a channel route.
+    #[serde(default = "ws_path")]
+    pub path: String,
+    /// Active health checks.
+    #[serde(default)]
+    pub health: Health,
+    /// File with a bearer token that the edge presents (edge before edge).
+    pub token_file: Option<PathBuf>,
+}
+
+fn ws_path() -> String {
+    "/ws".into()
+}
+
+/// Active health checks: an HTTP GET that must answer 200 (or, with `path = ""`, a TCP connect).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// Path to GET; empty for a TCP connect only.
+    pub path: String,
+    /// Time between checks.
+    #[serde(with = "duration")]
+    pub interval: Duration,
+    /// Time for one check.
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// Failures in a row that make an endpoint unhealthy.
+    pub unhealthy_after: u32,
+    /// Successes in a row that make it healthy again.
+    pub healthy_after: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            path: "/readyz".into(),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(500),
+            unhealthy_after: 2,
+            healthy_after: 1,
+        }
+    }
+}
+
+/// A filter: a module and its settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// The `.wasm` file.
+    pub module: PathBuf,
+    /// Required sha-256 of the file, in hex.
+    pub digest: Option<String>,
+    /// What happens to a message that the filter could not judge: `deny` or `allow`.
+    pub on_failure: OnFailure,
+    /// The filter's settings (its plugin configuration), given to it as JSON.
+    #[serde(default)]
+    pub settings: toml::Table,
+    /// The settings from a JSON file instead.
+    pub settings_file: Option<PathBuf>,
+    /// VM configuration, as is.
+    #[serde(default)]
+    pub vm_configuration: String,
+    /// Which root context of the module.
+    #[serde(default)]
+    pub root_id: String,
+    /// Whether outbound public messages are judged once per cohort or for each session.
+    #[serde(default)]
+    pub scope: Scope,
+    /// CPU time for one callback.
+    #[serde(default = "callback_budget", with = "duration")]
+    pub callback_budget: Duration,
+    /// Memory of one VM, in bytes.
+    #[serde(default = "memory_bytes_max")]
+    pub memory_bytes_max: u64,
+}
+
+fn callback_budget() -> Duration {
+    Duration::from_millis(100)
+}
+
+const fn memory_bytes_max() -> u64 {
+    64 * 1024 * 1024
+}
+
+/// What happens to a message that a filter could not judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// It is refused.
+    Deny,
+    /// It passes.
+    Allow,
+}
+
+/// How often an outbound public message is judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Once per set of facts that the module declared; a module that declares nothing is judged per session.
+    #[default]
+    Cohort,
+    /// For each session.
+    Session,
+}
+
+/// A route.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Its name in logs and metrics.
+    pub name: String,
+    /// `Host` it answers to; absent for any.
+    pub host: Option<String>,
+    /// Path: exact, or a prefix when it ends in `*`.
+    pub path: String,
+    /// Filters, in the order of the request; the response passes them in reverse.
+    #[serde(default)]
+    pub filters: Vec<String>,
+    /// Whether a token is required.
+    #[serde(default = "yes")]
+    pub authenticate: bool,
+    /// Allowed `Origin`s; empty allows requests without `Origin` and any origin that equals the host. `["*"]` for all.
+    #[serde(default)]
+    pub origins: Vec<String>,
+    /// Channel route: the cluster of each exchange.
+    pub channel: Option<BTreeMap<String, String>>,
+    /// Relay route: the cluster behind it.
+    pub relay: Option<Relay>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a relay route does.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relay {
+    /// The cluster behind it.
+    pub cluster: String,
+    /// Whether plain HTTP requests on this route pass too.
+    #[serde(default)]
+    pub http: bool,
+}

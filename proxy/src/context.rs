@@ -1,0 +1,30 @@
+//! What the edge knows of a connection once its token is verified. Never what a client says about itself.
+
+use std::net::SocketAddr;
+
+use bawaba_channels::wire::Encoding;
+
+/// The verified facts of one connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionContext {
+    /// Random id of the session, unguessable; its public name in logs, admin and `welcome`.
+    pub session: String,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// `sub` of the token; empty on routes without authentication.
+    pub user: String,
+    /// `sid` of the token: a newer connection with the same (user, sid) takes this one's place.
+    pub sid: Option<String>,
+    /// `tenant` of the token.
+    pub tenant: String,
+    /// The token's whole payload; `null` on routes without authentication.
+    pub claims: serde_json::Value,
+    /// When the token ends, in seconds since the epoch.
+    pub expires_at: Option<i64>,
+    /// The form the client speaks; `None`: no subprotocol was selected.
+    pub encoding: Option<Encoding>,
+    /// Whether the client came by HTTP/2.
+    pub http2: bool,
+    /// Name of the route that was taken.
+    pub route: String,
+}
