@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+pub mod claims;
 pub mod close;
 pub mod decimal;
 pub mod frame;
