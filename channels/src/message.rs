@@ -108,3 +108,6 @@ impl Assembler {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
