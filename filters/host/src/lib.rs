@@ -1,1 +1,27 @@
-//! See the crate description.
+//! A native proxy-wasm host: load a module, confine it, call it, replace it.
+//!
+//! Modules are driven as Envoy drives them: the same callbacks, in the same order, with the same
+//! status codes (see `abi`). What travels in the bodies is not this crate's business: it knows no
+//! WebSocket, no token and no route.
+//!
+//! ```text
+//! Host (one per process: engine, linker, epoch thread, shared data, metrics)
+//!   └─ build(FilterSpec) ─> Filter (a compiled, configured, self-tested module)
+//!        └─ Chain (ordered filters + generation; Send + Sync)
+//!             └─ attach() ─> WorkerChain (one thread's VMs; neither Send nor Sync)
+//!                  └─ open() ─> ChainStream (one session or one cohort)
+//! ```
+
+mod chain;
+mod error;
+mod filter;
+mod headers;
+mod host;
+mod limits;
+
+pub use chain::{Chain, ChainStream, LocalResponse, Opening, Properties, StreamEnd, StreamToken, WorkerChain};
+pub use error::{BuildError, Cause, HostError};
+pub use filter::{Filter, FilterMetrics, FilterSpec, OnFailure};
+pub use headers::Headers;
+pub use host::Host;
+pub use limits::{FilterLimits, HostLimits};
