@@ -17,6 +17,8 @@ extern crate alloc;
 
 pub mod data;
 pub mod instrument;
+pub mod license;
+pub mod quota;
 pub mod reason;
 pub mod sharia;
 pub mod time;

@@ -1,0 +1,268 @@
+//! Licensing: what a tier and its claims open, and when they end.
+//!
+//! Tiers are sets of features and are never compared with each other. An exchange or an asset type is open when a
+//! feature of the session grants it and the claims, where they name any, name it too. Knows no message and counts
+//! nothing.
+
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{AssetType, Reason, UnixNanos};
+
+mod tiers;
+
+pub use tiers::{ChannelRule, Depth, Feature, Latency, Scope, Settings, Tier, Tiers};
+
+/// What the verified claims say about the licence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Name of the tier.
+    pub tier: String,
+    /// Features on top of the tier's.
+    pub features: BTreeSet<String>,
+    /// If there: only these exchanges.
+    pub exchanges: Option<BTreeSet<String>>,
+    /// If there: only these asset types.
+    pub asset_types: Option<BTreeSet<String>>,
+    /// First instant at which the licence is over.
+    pub expires_at: UnixNanos,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    tier: Option<String>,
+    #[serde(default)]
+    features: BTreeSet<String>,
+    exchanges: Option<BTreeSet<String>>,
+    asset_types: Option<BTreeSet<String>>,
+    exp: serde_json::Number,
+}
+
+impl Terms {
+    /// Reads the licence from the verified claims (the whole payload of the token).
+    ///
+    /// # Errors
+    /// [`Reason::LicenseNotFound`] without claims or tier; [`Reason::AuthInvalid`] when a claim has the wrong shape
+    /// or `exp` is missing: a licence that does not say when it ends is not one without end.
+    pub fn from_claims(claims: &Value) -> Result<Self, Reason> {
+        if claims.get("tier").is_none_or(Value::is_null) {
+            return Err(Reason::LicenseNotFound);
+        }
+        let claims = Claims::deserialize(claims).map_err(|_| Reason::AuthInvalid)?;
+        Ok(Self {
+            tier: claims.tier.ok_or(Reason::LicenseNotFound)?,
+            features: claims.features,
+            exchanges: claims.exchanges,
+            asset_types: claims.asset_types,
+            expires_at: whole_seconds(&claims.exp).ok_or(Reason::AuthInvalid)?,
+        })
+    }
+}
+
+/// A NumericDate (RFC 7519) may have decimals; they are dropped, which ends the licence earlier, never later.
+fn whole_seconds(number: &serde_json::Number) -> Option<UnixNanos> {
+    if let Some(seconds) = number.as_u64() {
+        return Some(UnixNanos::from_seconds(seconds));
+    }
+    let text = alloc::format!("{number}");
+    let (whole, decimals) = text.split_once('.')?;
+    let plain = decimals.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| whole.parse().ok()).flatten().map(UnixNanos::from_seconds)
+}
+
+/// A refusal: the reason, and what was missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The word for the client.
+    pub reason: Reason,
+}
+
+/// An admitted session: proof that tier and claims were read and found good, required to judge anything else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct License {
+    tier: String,
+    features: BTreeSet<String>,
+    exchanges: BTreeSet<String>,
+    asset_types: BTreeSet<AssetType>,
+    depth: Depth,
+    latency: Latency,
+    expires_at: UnixNanos,
+}
+
+impl License {
+    /// Name of the tier.
+    pub fn tier(&self) -> &str {
+        &self.tier
+    }
+
+    /// Every feature: the tier's and those of the claims.
+    pub fn features(&self) -> impl Iterator<Item = &str> {
+        self.features.iter().map(String::as_str)
+    }
+
+    /// How fresh the market data may be.
+    pub const fn latency(&self) -> Latency {
+        self.latency
+    }
+
+    /// First instant at which everything is refused.
+    pub const fn expires_at(&self) -> UnixNanos {
+        self.expires_at
+    }
+}
+
+/// What a judged subscription may carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permit {
+    /// How fresh. Whoever cannot delay must refuse a permit that is not real-time.
+    pub latency: Latency,
+    /// When it ends.
+    pub expires_at: UnixNanos,
+}
+
+/// The kind of the instrument that a request names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asset {
+    /// The request names no instrument.
+    None,
+    /// An instrument of this type.
+    Known(AssetType),
+    /// An instrument that the directory does not know, or not for certain: refused.
+    Unknown,
+}
+
+/// Which symbols a subscription asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Symbols {
+    /// By name, or a channel that has none.
+    Named,
+    /// `"symbols": ["*"]`.
+    All,
+}
+
+/// One subscription to judge: per symbol, if it names several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscription<'a> {
+    /// Name of the channel: `market_data`.
+    pub channel: &'a str,
+    /// Exchange, if the request names one.
+    pub exchange: Option<&'a str>,
+    /// Kind of the instrument.
+    pub asset: Asset,
+    /// Named symbols or all.
+    pub symbols: Symbols,
+    /// Depth asked for, where it is more than the channel's own.
+    pub depth: Depth,
+}
+
+/// Judges the handshake.
+///
+/// # Errors
+/// `license.not_found` for an unknown tier, `license.expired`, `license.feature` without access by WebSocket.
+pub fn judge_connect(tiers: &Tiers, terms: &Terms, now: UnixNanos) -> Result<License, Refusal> {
+    let Some(tier) = tiers.tier(&terms.tier) else { return refuse(Reason::LicenseNotFound) };
+    if now >= terms.expires_at {
+        return refuse(Reason::LicenseExpired);
+    }
+    let features: BTreeSet<String> = tier.features.iter().chain(&terms.features).cloned().collect();
+    if !tiers.connect_features().iter().all(|feature| features.contains(feature)) {
+        return refuse(Reason::LicenseFeature);
+    }
+    let (mut exchanges, mut asset_types) = tiers.granted(&features);
+    if let Some(only) = &terms.exchanges {
+        exchanges.retain(|exchange| only.contains(exchange));
+    }
+    if let Some(only) = &terms.asset_types {
+        asset_types.retain(|kind| only.contains(kind.word()));
+    }
+    Ok(License {
+        tier: tier.name.clone(),
+        features,
+        exchanges,
+        asset_types,
+        depth: tier.depth,
+        latency: tier.latency,
+        expires_at: terms.expires_at,
+    })
+}
+
+/// Judges one subscription.
+///
+/// # Errors
+/// `license.expired`, `channel.unknown`, `license.feature`, `license.exchange` (also when the channel is per exchange
+/// and none is named), `channel.symbol_unknown`, `license.asset_type`, `license.depth`: the first that applies.
+pub fn judge_subscribe(
+    tiers: &Tiers,
+    license: &License,
+    request: &Subscription<'_>,
+    now: UnixNanos,
+) -> Result<Permit, Refusal> {
+    let Some(rule) = tiers.channel(request.channel) else { return refuse(Reason::ChannelUnknown) };
+    let wildcard: &[String] = match request.symbols {
+        Symbols::Named => &[],
+        Symbols::All => tiers.wildcard_features(),
+    };
+    require(license, rule.features.iter().chain(wildcard), now)?;
+    match (request.exchange, rule.scope) {
+        (None, Scope::User) => {}
+        (None, Scope::Exchange) => return refuse(Reason::LicenseExchange),
+        (Some(exchange), _) => require_exchange(license, exchange)?,
+    }
+    require_asset(license, request.asset)?;
+    if rule.depth.max(request.depth) > license.depth {
+        return refuse(Reason::LicenseDepth);
+    }
+    Ok(Permit { latency: license.latency, expires_at: license.expires_at })
+}
+
+/// Judges a new order. Taking an order back is not judged.
+///
+/// # Errors
+/// As [`judge_subscribe`], without channel and depth.
+pub fn judge_order(
+    tiers: &Tiers,
+    license: &License,
+    exchange: &str,
+    asset: Asset,
+    now: UnixNanos,
+) -> Result<Permit, Refusal> {
+    require(license, tiers.order_features().iter(), now)?;
+    require_exchange(license, exchange)?;
+    if asset == Asset::None {
+        return refuse(Reason::ChannelSymbolUnknown);
+    }
+    require_asset(license, asset)?;
+    Ok(Permit { latency: license.latency, expires_at: license.expires_at })
+}
+
+fn require<'a>(
+    license: &License,
+    mut features: impl Iterator<Item = &'a String>,
+    now: UnixNanos,
+) -> Result<(), Refusal> {
+    if now >= license.expires_at {
+        return refuse(Reason::LicenseExpired);
+    }
+    // Whole names only: ADX_ACCESS opens nothing that merely contains "adx".
+    if features.all(|feature| license.features.contains(feature)) { Ok(()) } else { refuse(Reason::LicenseFeature) }
+}
+
+fn require_exchange(license: &License, exchange: &str) -> Result<(), Refusal> {
+    if license.exchanges.contains(exchange) { Ok(()) } else { refuse(Reason::LicenseExchange) }
+}
+
+fn require_asset(license: &License, asset: Asset) -> Result<(), Refusal> {
+    match asset {
+        Asset::None => Ok(()),
+        Asset::Unknown => refuse(Reason::ChannelSymbolUnknown),
+        Asset::Known(kind) if license.asset_types.contains(&kind) => Ok(()),
+        Asset::Known(_) => refuse(Reason::LicenseAssetType),
+    }
+}
+
+fn refuse<T>(reason: Reason) -> Result<T, Refusal> {
+    Err(Refusal { reason })
+}
