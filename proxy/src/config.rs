@@ -60,12 +60,7 @@ pub struct Edge {
 
 impl Default for Edge {
     fn default() -> Self {
-        Self {
-            workers: 0,
-            name: "bawaba".into(),
-            log_format: "text".into(),
-            drain_window: Duration::from_secs(30),
-        }
+        Self { workers: 0, name: "bawaba".into(), log_format: "text".into(), drain_window: Duration::from_secs(30) }
     }
 }
 
@@ -224,7 +219,7 @@ pub struct Sticky {
 }
 
 /// A group of endpoints that serve the same.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
     /// `host:port` of each.
@@ -244,7 +239,7 @@ fn ws_path() -> String {
 }
 
 /// Active health checks: an HTTP GET that must answer 200 (or, with `path = ""`, a TCP connect).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Health {
     /// Path to GET; empty for a TCP connect only.

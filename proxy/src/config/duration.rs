@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Duration, D::Error> {
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse(&text).ok_or_else(|| {
         serde::de::Error::custom(format!(
@@ -34,25 +32,10 @@ mod tests {
 
     #[test]
     fn a_duration_is_a_whole_number_and_a_unit() {
-        for (text, millis) in [
-            ("0s", 0),
-            ("250ms", 250),
-            ("10s", 10_000),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
-        ] {
+        for (text, millis) in [("0s", 0), ("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000)] {
             assert_eq!(parse(text), Some(Duration::from_millis(millis)));
         }
-        for bad in [
-            "",
-            "10",
-            "s",
-            "1.5s",
-            "-1s",
-            "1 s",
-            "99999999999999999999s",
-            "18446744073709551615h",
-        ] {
+        for bad in ["", "10", "s", "1.5s", "-1s", "1 s", "99999999999999999999s", "18446744073709551615h"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

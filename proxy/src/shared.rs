@@ -1,0 +1,136 @@
+//! What all threads share: the generation in force, the sticky signer, who drains, who verifies, who counts.
+//! Nothing here is touched per message.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use bawaba_channels::reason::Reason;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::drain::Drain;
+use crate::generation::Generation;
+use crate::sticky::Signer;
+
+/// What a verified token says; see [`crate::context::ConnectionContext`].
+#[derive(Clone, Debug)]
+pub struct TokenFacts {
+    /// `sub`.
+    pub user: String,
+    /// `sid`.
+    pub sid: Option<String>,
+    /// `tenant`.
+    pub tenant: String,
+    /// The whole payload.
+    pub claims: serde_json::Value,
+    /// `exp`, in seconds since the epoch.
+    pub expires_at: Option<i64>,
+}
+
+/// Verifies a token (`refresh`); the identity station gives it.
+pub type Verify = Box<dyn Fn(&str) -> Result<TokenFacts, Reason> + Send + Sync>;
+
+/// Shared by listener, workers, admin and control thread.
+pub struct Shared {
+    /// The configuration at start: what is not in a generation needs a restart.
+    pub config: Arc<Config>,
+    /// Signs and verifies sticky tokens.
+    pub sticky: Signer,
+    /// Verifies tokens.
+    pub verify: Verify,
+    /// Whether the process is draining.
+    pub drain: watch::Sender<Drain>,
+    /// Newest session of each (tenant, user, sid).
+    pub sids: Sids,
+    current: ArcSwap<Generation>,
+    generations: watch::Sender<u64>,
+}
+
+impl Shared {
+    /// With its first generation.
+    pub fn new(config: Arc<Config>, verify: Verify, first: Generation) -> Result<Arc<Self>, String> {
+        let sticky = Signer::new(config.sticky.key_file.as_deref())?;
+        let number = first.number;
+        Ok(Arc::new(Self {
+            config,
+            sticky,
+            verify,
+            drain: watch::channel(Drain::Serving).0,
+            sids: Sids::default(),
+            current: ArcSwap::from_pointee(first),
+            generations: watch::channel(number).0,
+        }))
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+
+    /// Wakes with the number of each new generation.
+    pub fn generations(&self) -> watch::Receiver<u64> {
+        self.generations.subscribe()
+    }
+
+    /// Puts a new generation in force.
+    pub fn install(&self, generation: Generation) {
+        let number = generation.number;
+        self.current.store(Arc::new(generation));
+        self.generations.send_replace(number);
+    }
+
+    /// Whether new sessions are refused.
+    pub fn is_draining(&self) -> bool {
+        !matches!(*self.drain.borrow(), Drain::Serving)
+    }
+
+    /// Whether the edge should get traffic: it is not draining, and every cluster has an endpoint that serves.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining() && self.generation().clusters.values().all(|cluster| cluster.is_serving())
+    }
+}
+
+/// A session's place: which worker, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionPlace {
+    /// The worker.
+    pub worker: usize,
+    /// The session's number on it, never used twice.
+    pub number: u64,
+}
+
+const SHARDS: usize = 16;
+
+/// The newest session of each (tenant, user, sid), in shards so that workers rarely meet. As large as the number of
+/// open sessions, which has a limit.
+pub struct Sids {
+    hasher: RandomState,
+    shards: [Mutex<HashMap<[String; 3], SessionPlace>>; SHARDS],
+}
+
+impl Default for Sids {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+impl Sids {
+    fn shard(&self, key: &[String; 3]) -> &Mutex<HashMap<[String; 3], SessionPlace>> {
+        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+    }
+
+    /// Enters a session; the one whose place it takes, if any.
+    pub fn enter(&self, key: &[String; 3], place: SessionPlace) -> Option<SessionPlace> {
+        self.shard(key).lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), place)
+    }
+
+    /// Takes a session out, unless a newer one has taken its place.
+    pub fn leave(&self, key: &[String; 3], place: SessionPlace) {
+        let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
+        if shard.get(key) == Some(&place) {
+            shard.remove(key);
+        }
+    }
+}
