@@ -1,0 +1,120 @@
+//! The life of the process: bind, start the feed and the hub, serve, drain on SIGTERM, end within the deadline.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tracing::info;
+
+use crate::config::{Config, Serve, Simulation};
+use crate::feed::Feed;
+use crate::handshake::Identity;
+use crate::http::{Shared, serve};
+use crate::hub::{self, Command, Hub, Load, now};
+use crate::instruments::Listing;
+use crate::replay::Replay;
+use crate::sim::{Hours, Settings, Sim};
+
+const HOUR_NS: i64 = 3_600_000_000_000;
+
+/// The settings of a simulation; without an anchor it begins with the hour, so that servers started together agree.
+pub(crate) fn settings(simulation: &Simulation, now: i64) -> Settings {
+    Settings {
+        seed: simulation.seed,
+        anchor: simulation.anchor.map_or(now - now.rem_euclid(HOUR_NS), |at| at.0),
+        updates_per_second: simulation.updates_per_second,
+        hours: if simulation.round_the_clock { Hours::RoundTheClock } else { Hours::Calendar },
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
+    let config = Config::read(command.config.as_deref())?;
+    let listing = Arc::new(command.exchange.listing()?);
+    let (listing, feed) = feed(&command, listing)?;
+    let listener = TcpListener::bind(command.listen).await.with_context(|| format!("listen on {}", command.listen))?;
+    let address = listener.local_addr()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let load = Arc::new(Load::default());
+    let boot = format!("{:x}-{}", now(), std::process::id());
+    let hub_settings = hub::Settings { ring: config.ring_updates, subscriptions_per_session: config.subscriptions_max, boot };
+    info!(exchange = %listing.exchange, mic = listing.mic, instruments = listing.instruments.len(), epoch = feed.epoch(), "starting");
+    let (ready, caught_up) = oneshot::channel();
+    let hub = hub::start(Hub::new(listing, feed, hub_settings, load.clone()), ready);
+    let limits = config.session_limits();
+    let shared = Arc::new(Shared {
+        hub: hub.clone(),
+        load,
+        identity: if command.require_claims { Identity::Required } else { Identity::Optional },
+        ready: AtomicBool::new(false),
+        next_session: AtomicU64::new(1),
+        connections: Arc::new(Semaphore::new(limits.connections_max)),
+        limits,
+    });
+    let (stop, stopping) = watch::channel(());
+    let accepting = tokio::spawn(serve(listener, shared.clone(), stopping));
+    announce(address)?;
+    let until_ready = shared.clone();
+    tokio::spawn(async move {
+        if caught_up.await.is_ok() {
+            until_ready.ready.store(true, Ordering::Relaxed);
+        }
+    });
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    shared.ready.store(false, Ordering::Relaxed);
+    let deadline = Duration::from_millis(config.drain_deadline_ms);
+    info!(deadline_ms = config.drain_deadline_ms, "draining");
+    if tokio::time::timeout(deadline, drain(&hub, &shared, &config)).await.is_err() {
+        info!("some sessions did not close within the deadline");
+    }
+    // Health checks are answered to the end.
+    let _ = stop.send(());
+    let _ = accepting.await;
+    Ok(())
+}
+
+fn feed(command: &Serve, listing: Arc<Listing>) -> anyhow::Result<(Arc<Listing>, Feed)> {
+    match &command.replay {
+        Some(path) => {
+            let start = command.simulation.anchor.map_or_else(now, |at| at.0);
+            let (listing, replay) = Replay::open(path, &listing, start, command.looped)?;
+            Ok((listing, Feed::Replay(Box::new(replay))))
+        }
+        None => {
+            let sim = Sim::new(listing.clone(), settings(&command.simulation, now()));
+            Ok((listing, Feed::Sim(Box::new(sim))))
+        }
+    }
+}
+
+/// The one line for whoever started this process; everything else goes to the log on stderr.
+fn announce(address: std::net::SocketAddr) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "listening on {address}")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Tells every session to go, closes those that stay, waits for all.
+async fn drain(hub: &tokio::sync::mpsc::Sender<Command>, shared: &Shared, config: &Config) {
+    let window = Duration::from_millis(config.drain_ms);
+    // A hub that is gone has no sessions left to tell.
+    let _ = hub.send(Command::Drain { retry_after: window }).await;
+    let all = u32::try_from(shared.limits.connections_max).unwrap_or(u32::MAX);
+    if tokio::time::timeout(window, shared.connections.acquire_many(all)).await.is_ok() {
+        return;
+    }
+    let _ = hub.send(Command::CloseAll).await;
+    let _ = shared.connections.acquire_many(all).await;
+}
