@@ -49,25 +49,16 @@ impl fmt::Display for DataError {
         match self {
             Self::Json(message) => write!(f, "policy data could not be read: {message}"),
             Self::Code(code) => {
-                write!(
-                    f,
-                    "{code:?} is no exchange or symbol: use 1 to 12 characters from A-Z 0-9 . _ -"
-                )
+                write!(f, "{code:?} is no exchange or symbol: use 1 to 12 characters from A-Z 0-9 . _ -")
             }
             Self::TooMany(what) => write!(f, "too many {what}"),
             Self::RenameTarget { exchange, to } => {
-                write!(
-                    f,
-                    "{exchange}: a rename leads to {to:?}, which is not among the instruments of this file"
-                )
+                write!(f, "{exchange}: a rename leads to {to:?}, which is not among the instruments of this file")
             }
             Self::List { id, problem } => write!(f, "screening list {id:?}: {problem}"),
             Self::Board { name, problem } => write!(f, "board {name:?}: {problem}"),
             Self::HistoricalUnknown(id) => {
-                write!(
-                    f,
-                    "historical names {id:?}, but no list of that id is loaded: correct the id or add the list"
-                )
+                write!(f, "historical names {id:?}, but no list of that id is loaded: correct the id or add the list")
             }
             Self::Tiers { name, problem } => write!(f, "licence tiers, {name:?}: {problem}"),
         }

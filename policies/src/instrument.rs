@@ -89,8 +89,7 @@ impl Serialize for AssetType {
 impl<'de> Deserialize<'de> for AssetType {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = String::deserialize(deserializer)?;
-        Self::parse(&word)
-            .ok_or_else(|| serde::de::Error::custom(alloc::format!("{word:?} is no asset type")))
+        Self::parse(&word).ok_or_else(|| serde::de::Error::custom(alloc::format!("{word:?} is no asset type")))
     }
 }
 
@@ -103,9 +102,7 @@ impl Isin {
     pub fn parse(text: &str) -> Option<Self> {
         let bytes: [u8; 12] = text.as_bytes().try_into().ok()?;
         let shape = bytes[..2].iter().all(u8::is_ascii_uppercase)
-            && bytes[2..11]
-                .iter()
-                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+            && bytes[2..11].iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
             && bytes[11].is_ascii_digit();
         (shape && luhn(&bytes)).then_some(Self(bytes))
     }
@@ -254,19 +251,9 @@ mod tests {
 
     #[test]
     fn an_isin_with_a_wrong_check_digit_is_none() {
-        assert_eq!(
-            Isin::parse("EGS60121C018").unwrap().as_str(),
-            "EGS60121C018"
-        );
+        assert_eq!(Isin::parse("EGS60121C018").unwrap().as_str(), "EGS60121C018");
         assert!(Isin::parse("US0378331005").is_some());
-        for text in [
-            "EGS60121C019",
-            "EGS60121C01",
-            "egs60121C018",
-            "EGS60121C01A",
-            "1GS60121C018",
-            "",
-        ] {
+        for text in ["EGS60121C019", "EGS60121C01", "egs60121C018", "EGS60121C01A", "1GS60121C018", ""] {
             assert!(Isin::parse(text).is_none(), "{text}");
         }
     }

@@ -11,10 +11,10 @@
 //! * [`instrument`]: what trades where, under which ISIN; shared by the first two.
 
 #![no_std]
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 extern crate alloc;
 
+mod claims;
 pub mod data;
 pub mod instrument;
 pub mod license;

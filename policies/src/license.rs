@@ -6,6 +6,7 @@
 
 use alloc::collections::BTreeSet;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -33,11 +34,13 @@ pub struct Terms {
 
 #[derive(Deserialize)]
 struct Claims {
-    tier: Option<String>,
-    #[serde(default)]
-    features: BTreeSet<String>,
-    exchanges: Option<BTreeSet<String>>,
-    asset_types: Option<BTreeSet<String>>,
+    tier: String,
+    #[serde(default, deserialize_with = "crate::claims::list")]
+    features: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "crate::claims::list")]
+    exchanges: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "crate::claims::list")]
+    asset_types: Option<Vec<String>>,
     exp: serde_json::Number,
 }
 
@@ -46,17 +49,17 @@ impl Terms {
     ///
     /// # Errors
     /// [`Reason::LicenseNotFound`] without claims or tier; [`Reason::AuthInvalid`] when a claim has the wrong shape
-    /// or `exp` is missing: a licence that does not say when it ends is not one without end.
+    /// or `exp` is missing: a licence that does not say when it ends is not one without end. `null` counts as absent.
     pub fn from_claims(claims: &Value) -> Result<Self, Reason> {
         if claims.get("tier").is_none_or(Value::is_null) {
             return Err(Reason::LicenseNotFound);
         }
         let claims = Claims::deserialize(claims).map_err(|_| Reason::AuthInvalid)?;
         Ok(Self {
-            tier: claims.tier.ok_or(Reason::LicenseNotFound)?,
-            features: claims.features,
-            exchanges: claims.exchanges,
-            asset_types: claims.asset_types,
+            tier: claims.tier,
+            features: claims.features.into_iter().flatten().collect(),
+            exchanges: claims.exchanges.map(BTreeSet::from_iter),
+            asset_types: claims.asset_types.map(BTreeSet::from_iter),
             expires_at: whole_seconds(&claims.exp).ok_or(Reason::AuthInvalid)?,
         })
     }
@@ -73,7 +76,7 @@ fn whole_seconds(number: &serde_json::Number) -> Option<UnixNanos> {
     plain.then(|| whole.parse().ok()).flatten().map(UnixNanos::from_seconds)
 }
 
-/// A refusal: the reason, and what was missing.
+/// A refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The word for the client.

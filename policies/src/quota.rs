@@ -64,23 +64,46 @@ pub struct Limits {
     pub symbols: Limit,
     /// Messages from the client per second, in the long run.
     pub messages_per_second: Limit,
-    /// Messages that may come at once after a silence, on top of nothing else: over any t seconds at most
+    /// Messages that may come at once after a silence: over any t seconds at most
     /// `messages_burst + t * messages_per_second` pass.
     pub messages_burst: Limit,
     /// Orders in one minute of the clock (UTC).
     pub orders_per_minute: Limit,
 }
 
-/// What claims may say in `quota`: what is there replaces the tier's limit, what is not leaves it.
+/// What claims may say in `quota`: what is there replaces the tier's limit, what is not leaves it. A limit is a
+/// number, `{"limit": number}`, or `null`, `-1` or `"unlimited"` for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Overrides {
+    #[serde(deserialize_with = "claimed")]
     connections: Option<Limit>,
+    #[serde(deserialize_with = "claimed")]
     subscriptions: Option<Limit>,
+    #[serde(deserialize_with = "claimed")]
     symbols: Option<Limit>,
+    /// Without `messages_burst`, also the burst.
+    #[serde(alias = "messages", deserialize_with = "claimed")]
     messages_per_second: Option<Limit>,
+    #[serde(deserialize_with = "claimed")]
     messages_burst: Option<Limit>,
+    #[serde(alias = "orders", deserialize_with = "claimed")]
     orders_per_minute: Option<Limit>,
+    /// Read, not judged here: whoever writes the bytes counts them.
+    #[serde(deserialize_with = "claimed")]
+    bytes: Option<Limit>,
+}
+
+fn claimed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Limit>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let limit = match &value {
+        Value::Object(fields) if fields.len() == 1 => fields.get("limit").unwrap_or(&value),
+        _ => &value,
+    };
+    if limit.is_null() || limit.as_i64() == Some(-1) {
+        return Ok(Some(Limit::Unlimited));
+    }
+    Limit::deserialize(limit).map(Some).map_err(serde::de::Error::custom)
 }
 
 impl Limits {
@@ -93,6 +116,10 @@ impl Limits {
         let tier = claims.get("tier").and_then(Value::as_str).ok_or(Reason::LicenseNotFound)?;
         let tier = tiers.tier(tier).ok_or(Reason::LicenseNotFound)?;
         let Some(quota) = claims.get("quota") else { return Ok(tier.limits) };
+        if quota.is_null() {
+            return Ok(tier.limits);
+        }
+        // Derived code would read an array as the fields in order.
         if !quota.is_object() {
             return Err(Reason::AuthInvalid);
         }
@@ -108,7 +135,7 @@ impl Limits {
             subscriptions: overrides.subscriptions.unwrap_or(self.subscriptions),
             symbols: overrides.symbols.unwrap_or(self.symbols),
             messages_per_second: overrides.messages_per_second.unwrap_or(self.messages_per_second),
-            messages_burst: overrides.messages_burst.unwrap_or(self.messages_burst),
+            messages_burst: overrides.messages_burst.or(overrides.messages_per_second).unwrap_or(self.messages_burst),
             orders_per_minute: overrides.orders_per_minute.unwrap_or(self.orders_per_minute),
         }
     }

@@ -64,11 +64,7 @@ pub fn judge<'a>(
     if barred(register.directory().kind(id)) {
         return Verdict::refused(mode, Outcome::Barred, now);
     }
-    let findings: Vec<Finding<'a>> = screened
-        .boards()
-        .iter()
-        .map(|board| register.finding(board, id, now))
-        .collect();
+    let findings: Vec<Finding<'a>> = screened.boards().iter().map(|board| register.finding(board, id, now)).collect();
     Verdict::join(screened, findings, now)
 }
 

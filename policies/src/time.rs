@@ -31,10 +31,7 @@ impl UnixNanos {
     /// This instant plus whole milliseconds; saturates.
     #[must_use]
     pub const fn plus_millis(self, millis: u64) -> Self {
-        Self(
-            self.0
-                .saturating_add(millis.saturating_mul(NANOS_PER_MILLI)),
-        )
+        Self(self.0.saturating_add(millis.saturating_mul(NANOS_PER_MILLI)))
     }
 
     /// RFC 3339 with an offset, up to nine decimals. `None` for anything else, or before 1970.
@@ -44,16 +41,8 @@ impl UnixNanos {
         if bytes.len() < 20 || separators.iter().any(|&(at, byte)| bytes[at] != byte) {
             return None;
         }
-        let [year, month, day] = [
-            digits(&bytes[..4])?,
-            digits(&bytes[5..7])?,
-            digits(&bytes[8..10])?,
-        ];
-        let [hour, minute, second] = [
-            digits(&bytes[11..13])?,
-            digits(&bytes[14..16])?,
-            digits(&bytes[17..19])?,
-        ];
+        let [year, month, day] = [digits(&bytes[..4])?, digits(&bytes[5..7])?, digits(&bytes[8..10])?];
+        let [hour, minute, second] = [digits(&bytes[11..13])?, digits(&bytes[14..16])?, digits(&bytes[17..19])?];
         if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
             return None;
         }
@@ -65,18 +54,12 @@ impl UnixNanos {
         let of_day = hour * 3_600 + minute * 60 + second;
         let seconds = days_from_civil(year, month, day) * SECONDS_PER_DAY + of_day - offset_seconds;
         let seconds = u64::try_from(seconds).ok()?;
-        Some(Self(
-            seconds.checked_mul(NANOS_PER_SECOND)?.checked_add(nanos)?,
-        ))
+        Some(Self(seconds.checked_mul(NANOS_PER_SECOND)?.checked_add(nanos)?))
     }
 
     /// RFC 3339 in UTC with milliseconds, the form of the JSON protocol.
     pub fn to_rfc3339_millis(self) -> String {
-        format!(
-            "{}.{:03}Z",
-            self.whole_seconds(),
-            self.0 % NANOS_PER_SECOND / NANOS_PER_MILLI
-        )
+        format!("{}.{:03}Z", self.whole_seconds(), self.0 % NANOS_PER_SECOND / NANOS_PER_MILLI)
     }
 
     fn whole_seconds(self) -> String {
@@ -98,11 +81,7 @@ impl fmt::Display for UnixNanos {
 impl Serialize for UnixNanos {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // All nine decimals: what is written reads back as the same instant.
-        serializer.collect_str(&format_args!(
-            "{}.{:09}Z",
-            self.whole_seconds(),
-            self.0 % NANOS_PER_SECOND
-        ))
+        serializer.collect_str(&format_args!("{}.{:09}Z", self.whole_seconds(), self.0 % NANOS_PER_SECOND))
     }
 }
 
@@ -118,10 +97,7 @@ impl<'de> Deserialize<'de> for UnixNanos {
 }
 
 fn digits(bytes: &[u8]) -> Option<i64> {
-    bytes.iter().try_fold(0, |sum: i64, byte| {
-        byte.is_ascii_digit()
-            .then(|| sum * 10 + i64::from(byte - b'0'))
-    })
+    bytes.iter().try_fold(0, |sum: i64, byte| byte.is_ascii_digit().then(|| sum * 10 + i64::from(byte - b'0')))
 }
 
 /// The decimals after the seconds, as nanoseconds, and what follows them.
@@ -134,10 +110,7 @@ fn fraction(bytes: &[u8]) -> Option<(u64, &[u8])> {
         return None;
     }
     let value = u64::try_from(digits(&rest[..count])?).ok()?;
-    Some((
-        value * 10_u64.pow(9 - u32::try_from(count).ok()?),
-        &rest[count..],
-    ))
+    Some((value * 10_u64.pow(9 - u32::try_from(count).ok()?), &rest[count..]))
 }
 
 /// `Z` or `+03:00`, in seconds east of Greenwich.
@@ -177,15 +150,10 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day_of_year - (153 * shifted + 2) / 5 + 1)
 }
@@ -198,24 +166,11 @@ mod tests {
     #[test]
     fn instants_keep_their_offset_and_their_nanoseconds() {
         let cairo = UnixNanos::parse_rfc3339("2024-06-12T00:00:00+03:00").unwrap();
-        assert_eq!(
-            cairo,
-            UnixNanos::parse_rfc3339("2024-06-11T21:00:00Z").unwrap()
-        );
+        assert_eq!(cairo, UnixNanos::parse_rfc3339("2024-06-11T21:00:00Z").unwrap());
         assert_eq!(cairo.to_string(), "2024-06-11T21:00:00.000Z");
         let last = UnixNanos::parse_rfc3339("2024-07-31T20:59:59.999999999Z").unwrap();
-        assert_eq!(
-            last.0 + 1,
-            UnixNanos::parse_rfc3339("2024-08-01T00:00:00+03:00")
-                .unwrap()
-                .0
-        );
-        assert_eq!(
-            UnixNanos::parse_rfc3339("2024-02-29T00:00:00Z")
-                .unwrap()
-                .to_string(),
-            "2024-02-29T00:00:00.000Z"
-        );
+        assert_eq!(last.0 + 1, UnixNanos::parse_rfc3339("2024-08-01T00:00:00+03:00").unwrap().0);
+        assert_eq!(UnixNanos::parse_rfc3339("2024-02-29T00:00:00Z").unwrap().to_string(), "2024-02-29T00:00:00.000Z");
     }
 
     #[test]

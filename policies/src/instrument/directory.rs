@@ -77,10 +77,7 @@ impl Directory {
         };
         let start = self.keys.partition_point(|&other| other < key);
         let mut found = Found::Unknown;
-        for claim in self.claims[start..]
-            .iter()
-            .take_while(|claim| claim.key == key)
-        {
+        for claim in self.claims[start..].iter().take_while(|claim| claim.key == key) {
             if claim.from <= now.0 && now.0 < claim.to {
                 if found != Found::Unknown {
                     return Found::Ambiguous;
@@ -119,10 +116,9 @@ impl Directory {
 
     /// Every instrument as (exchange, symbol in use).
     pub fn iter(&self) -> impl Iterator<Item = InstrumentRef<'_>> {
-        self.rows.iter().map(|row| InstrumentRef {
-            exchange: &self.exchanges[row.exchange as usize],
-            symbol: unpack(&row.symbol),
-        })
+        self.rows
+            .iter()
+            .map(|row| InstrumentRef { exchange: &self.exchanges[row.exchange as usize], symbol: unpack(&row.symbol) })
     }
 
     pub(crate) fn kind(&self, id: InstrumentId) -> AssetType {
@@ -139,19 +135,13 @@ impl Directory {
 
     pub(crate) fn exchange_index(&self, exchange: &str) -> Option<u32> {
         // At most a handful of exchanges: a scan beats any index.
-        self.exchanges
-            .iter()
-            .position(|other| other == exchange)
-            .and_then(|at| u32::try_from(at).ok())
+        self.exchanges.iter().position(|other| other == exchange).and_then(|at| u32::try_from(at).ok())
     }
 
     /// Every instrument with this ISIN: one per exchange and line.
     pub(crate) fn with_isin(&self, isin: Isin) -> impl Iterator<Item = InstrumentId> {
         let start = self.by_isin.partition_point(|&(other, _)| other < isin);
-        self.by_isin[start..]
-            .iter()
-            .take_while(move |&&(other, _)| other == isin)
-            .map(|&(_, id)| id)
+        self.by_isin[start..].iter().take_while(move |&&(other, _)| other == isin).map(|&(_, id)| id)
     }
 
     fn add(&mut self, market: &Market, claims: &mut Vec<Claim>) -> Result<(), DataError> {
@@ -160,8 +150,7 @@ impl Directory {
             Some(index) => index,
             None => {
                 self.exchanges.push(market.exchange.clone());
-                u32::try_from(self.exchanges.len() - 1)
-                    .map_err(|_| DataError::TooMany("exchanges"))?
+                u32::try_from(self.exchanges.len() - 1).map_err(|_| DataError::TooMany("exchanges"))?
             }
         };
         let mut own = BTreeMap::new();
@@ -173,28 +162,14 @@ impl Directory {
             // INSTRUMENTS_MAX fits in 32 bits.
             let id = InstrumentId(self.rows.len() as u32);
             let (isin, asset_type) = (instrument.isin, instrument.asset_type);
-            self.rows.push(Row {
-                exchange,
-                symbol,
-                isin,
-                asset_type,
-                ambiguous: false,
-            });
-            claims.push(Claim {
-                key: pack(exchange, &symbol),
-                id,
-                from: 0,
-                to: u64::MAX,
-            });
+            self.rows.push(Row { exchange, symbol, isin, asset_type, ambiguous: false });
+            claims.push(Claim { key: pack(exchange, &symbol), id, from: 0, to: u64::MAX });
             own.insert(symbol, id);
         }
         for rename in &market.renames {
             let (from, to) = (check_code(&rename.from)?, check_code(&rename.to)?);
             let Some(&id) = own.get(&to) else {
-                return Err(DataError::RenameTarget {
-                    exchange: market.exchange.clone(),
-                    to: rename.to.clone(),
-                });
+                return Err(DataError::RenameTarget { exchange: market.exchange.clone(), to: rename.to.clone() });
             };
             let key = pack(exchange, &from);
             // The former ticker keeps pointing at its security, unless someone else took the ticker over: then the
@@ -204,19 +179,9 @@ impl Directory {
                 for claim in claims.iter_mut().filter(|claim| claim.key == key) {
                     claim.from = claim.from.max(at.0);
                 }
-                claims.push(Claim {
-                    key,
-                    id,
-                    from: 0,
-                    to: at.0,
-                });
+                claims.push(Claim { key, id, from: 0, to: at.0 });
             } else {
-                claims.push(Claim {
-                    key,
-                    id,
-                    from: 0,
-                    to: u64::MAX,
-                });
+                claims.push(Claim { key, id, from: 0, to: u64::MAX });
             }
         }
         Ok(())
@@ -226,12 +191,7 @@ impl Directory {
         claims.sort_unstable();
         self.keys = claims.iter().map(|claim| claim.key).collect();
         self.claims = claims;
-        self.by_isin = self
-            .rows
-            .iter()
-            .zip(0..)
-            .filter_map(|(row, at)| Some((row.isin?, InstrumentId(at))))
-            .collect();
+        self.by_isin = self.rows.iter().zip(0..).filter_map(|(row, at)| Some((row.isin?, InstrumentId(at)))).collect();
         self.by_isin.sort_unstable();
         // One ISIN under two symbols of one exchange: one of the two rows is wrong, and nothing says which.
         for pair in 1..self.by_isin.len() {
@@ -264,17 +224,12 @@ fn check_code(text: &str) -> Result<[u8; CODE_BYTES_MAX], DataError> {
 }
 
 fn unpack(bytes: &[u8; CODE_BYTES_MAX]) -> &str {
-    let len = bytes
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(CODE_BYTES_MAX);
+    let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(CODE_BYTES_MAX);
     // ASCII by construction; the fallback is never taken.
     core::str::from_utf8(&bytes[..len]).unwrap_or("")
 }
 
 /// Exchange in the high 32 bits, symbol in the low 96.
 fn pack(exchange: u32, symbol: &[u8; CODE_BYTES_MAX]) -> u128 {
-    symbol.iter().fold(u128::from(exchange), |key, &byte| {
-        key << 8 | u128::from(byte)
-    })
+    symbol.iter().fold(u128::from(exchange), |key, &byte| key << 8 | u128::from(byte))
 }

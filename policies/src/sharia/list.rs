@@ -105,10 +105,7 @@ impl Board {
             return Ok(());
         }
         let problem = "a board's name has 1 to 32 letters, digits, '_', '-' or '.'";
-        Err(DataError::Board {
-            name: self.name.clone(),
-            problem,
-        })
+        Err(DataError::Board { name: self.name.clone(), problem })
     }
 }
 
@@ -118,16 +115,9 @@ impl List {
     /// # Errors
     /// The first thing wrong.
     pub(super) fn check(&self) -> Result<u32, DataError> {
-        let fail = |problem| {
-            Err(DataError::List {
-                id: self.id.clone(),
-                problem,
-            })
-        };
+        let fail = |problem| Err(DataError::List { id: self.id.clone(), problem });
         let Some((date, revision)) = id_parts(&self.id) else {
-            return fail(
-                "an id is name@YYYY-MM-DD, or name@YYYY-MM-DD.N for correction N from 2 on",
-            );
+            return fail("an id is name@YYYY-MM-DD, or name@YYYY-MM-DD.N for correction N from 2 on");
         };
         if date.0.abs_diff(self.effective_from.0) > ID_DATE_SLACK_NANOS {
             return fail("the date in the id is not the day of effective_from");
@@ -135,11 +125,7 @@ impl List {
         if self.effective_to.is_none() && self.review_by.is_none() {
             return fail("a list without effective_to needs review_by: no list is good for ever");
         }
-        if [self.effective_to, self.review_by]
-            .into_iter()
-            .flatten()
-            .any(|end| end <= self.effective_from)
-        {
+        if [self.effective_to, self.review_by].into_iter().flatten().any(|end| end <= self.effective_from) {
             return fail("effective_to and review_by come after effective_from");
         }
         if self.entry_count != self.entries.len() || self.entries.len() > ENTRIES_MAX {

@@ -97,12 +97,7 @@ impl Register {
         let directory = Directory::new(&base.markets)?;
         let mut boards = index_boards(&base.boards, directory.exchanges().count())?;
         let (lists, changes) = index_lists(&base, &directory, &mut boards)?;
-        Ok(Self {
-            directory,
-            boards,
-            lists,
-            changes,
-        })
+        Ok(Self { directory, boards, lists, changes })
     }
 
     /// The instruments.
@@ -123,11 +118,7 @@ impl Register {
 
     /// The editions in force for a session's boards at an instant, one per board and exchange that has one: what
     /// `welcome` names.
-    pub fn lists_in_force<'a>(
-        &'a self,
-        screened: &'a Screened,
-        now: UnixNanos,
-    ) -> Vec<(&'a str, &'a str)> {
+    pub fn lists_in_force<'a>(&'a self, screened: &'a Screened, now: UnixNanos) -> Vec<(&'a str, &'a str)> {
         let mut found = Vec::new();
         for name in screened.boards() {
             let Some(board) = self.boards.iter().find(|board| board.name == *name) else {
@@ -147,18 +138,8 @@ impl Register {
     }
 
     /// What one board says about one instrument.
-    pub(super) fn finding<'a>(
-        &'a self,
-        name: &'a str,
-        id: InstrumentId,
-        now: UnixNanos,
-    ) -> Finding<'a> {
-        let missing = Finding {
-            board: name,
-            list: None,
-            outcome: Outcome::ListMissing,
-            historical: false,
-        };
+    pub(super) fn finding<'a>(&'a self, name: &'a str, id: InstrumentId, now: UnixNanos) -> Finding<'a> {
+        let missing = Finding { board: name, list: None, outcome: Outcome::ListMissing, historical: false };
         let Some(board) = self.boards.iter().find(|board| board.name == name) else {
             return missing;
         };
@@ -168,26 +149,14 @@ impl Register {
         let editions = &board.editions[self.directory.exchange_of(id) as usize];
         if editions.is_empty() {
             // The board has lists, and none of them speaks about this exchange.
-            return Finding {
-                outcome: Outcome::NotListed,
-                ..missing
-            };
+            return Finding { outcome: Outcome::NotListed, ..missing };
         }
         let Some(list) = self.edition(editions, now) else {
             return missing;
         };
-        let outcome = if now < list.end {
-            list.outcomes[id.0 as usize]
-        } else {
-            Outcome::ListStale
-        };
+        let outcome = if now < list.end { list.outcomes[id.0 as usize] } else { Outcome::ListStale };
         let historical = now >= list.own_end && now < list.end;
-        Finding {
-            board: name,
-            list: Some(&list.id),
-            outcome,
-            historical,
-        }
+        Finding { board: name, list: Some(&list.id), outcome, historical }
     }
 
     /// The newest edition that has begun. An older one never comes back when it ends.
@@ -200,31 +169,19 @@ impl Register {
 
 /// Lays settings over the base: same name replaces, new name adds.
 fn overlay(base: &mut Settings, settings: &Settings) {
-    base.boards
-        .retain(|old| !settings.boards.iter().any(|new| new.name == old.name));
+    base.boards.retain(|old| !settings.boards.iter().any(|new| new.name == old.name));
     base.boards.extend_from_slice(&settings.boards);
-    base.lists
-        .retain(|old| !settings.lists.iter().any(|new| new.id == old.id));
+    base.lists.retain(|old| !settings.lists.iter().any(|new| new.id == old.id));
     base.lists.extend_from_slice(&settings.lists);
     for market in &settings.markets {
-        let Some(old) = base
-            .markets
-            .iter_mut()
-            .find(|old| old.exchange == market.exchange)
-        else {
+        let Some(old) = base.markets.iter_mut().find(|old| old.exchange == market.exchange) else {
             base.markets.push(market.clone());
             continue;
         };
-        let replaced: BTreeSet<&str> = market
-            .instruments
-            .iter()
-            .map(|new| new.symbol.as_str())
-            .collect();
+        let replaced: BTreeSet<&str> = market.instruments.iter().map(|new| new.symbol.as_str()).collect();
         let renamed: BTreeSet<&str> = market.renames.iter().map(|new| new.from.as_str()).collect();
-        old.instruments
-            .retain(|row| !replaced.contains(row.symbol.as_str()));
-        old.renames
-            .retain(|row| !renamed.contains(row.from.as_str()));
+        old.instruments.retain(|row| !replaced.contains(row.symbol.as_str()));
+        old.renames.retain(|row| !renamed.contains(row.from.as_str()));
         old.instruments.extend_from_slice(&market.instruments);
         old.renames.extend_from_slice(&market.renames);
     }
@@ -238,15 +195,9 @@ fn index_boards(boards: &[Board], exchanges: usize) -> Result<Vec<BoardIndex>, D
         .map(|board| {
             board.check()?;
             if !names.insert(&board.name) {
-                return Err(DataError::Board {
-                    name: board.name.clone(),
-                    problem: "is there twice",
-                });
+                return Err(DataError::Board { name: board.name.clone(), problem: "is there twice" });
             }
-            Ok(BoardIndex {
-                name: board.name.clone(),
-                editions: vec![Vec::new(); exchanges],
-            })
+            Ok(BoardIndex { name: board.name.clone(), editions: vec![Vec::new(); exchanges] })
         })
         .collect()
 }
@@ -267,10 +218,7 @@ fn index_lists(
     let mut changes = BTreeSet::new();
     let mut spoken: BTreeMap<(&str, &str), (UnixNanos, u32)> = BTreeMap::new();
     for (from, revision, list) in ordered {
-        let fail = |problem| DataError::List {
-            id: list.id.clone(),
-            problem,
-        };
+        let fail = |problem| DataError::List { id: list.id.clone(), problem };
         if !ids.insert(list.id.as_str()) {
             return Err(fail("is there twice"));
         }
@@ -282,31 +230,15 @@ fn index_lists(
                 return Err(fail("no instruments are known for one of its exchanges"));
             };
             if spoken.insert((&list.board, exchange), (from, revision)) == Some((from, revision)) {
-                return Err(fail(
-                    "another list of its board takes effect at the same instant: correct it as id.2",
-                ));
+                return Err(fail("another list of its board takes effect at the same instant: correct it as id.2"));
             }
             board.editions[index as usize].push((from, lists.len()));
         }
-        let own_end = list
-            .effective_to
-            .into_iter()
-            .chain(list.review_by)
-            .min()
-            .unwrap_or(from);
+        let own_end = list.effective_to.into_iter().chain(list.review_by).min().unwrap_or(from);
         let historical = data.historical.contains(&list.id);
-        let end = if historical {
-            UnixNanos(u64::MAX)
-        } else {
-            own_end
-        };
+        let end = if historical { UnixNanos(u64::MAX) } else { own_end };
         changes.extend([from, own_end]);
-        lists.push(ListIndex {
-            id: list.id.clone(),
-            end,
-            own_end,
-            outcomes: unroll(list, directory),
-        });
+        lists.push(ListIndex { id: list.id.clone(), end, own_end, outcomes: unroll(list, directory) });
     }
     if let Some(unknown) = data.historical.iter().find(|id| !ids.contains(id.as_str())) {
         return Err(DataError::HistoricalUnknown(unknown.to_string()));
@@ -317,11 +249,7 @@ fn index_lists(
 /// One outcome per instrument of the directory.
 fn unroll(list: &List, directory: &Directory) -> Vec<Outcome> {
     let mut outcomes = vec![Outcome::NotListed; directory.len()];
-    let scope: Vec<u32> = list
-        .exchanges
-        .iter()
-        .filter_map(|exchange| directory.exchange_index(exchange))
-        .collect();
+    let scope: Vec<u32> = list.exchanges.iter().filter_map(|exchange| directory.exchange_index(exchange)).collect();
     for entry in &list.entries {
         let outcome = match entry.status {
             Status::Compliant => Outcome::Listed,
@@ -330,17 +258,10 @@ fn unroll(list: &List, directory: &Directory) -> Vec<Outcome> {
             Status::UnderReview => Outcome::UnderReview,
         };
         let (ids, outcome) = resolve(entry, list, directory, outcome);
-        for id in ids
-            .into_iter()
-            .filter(|&id| scope.contains(&directory.exchange_of(id)))
-        {
+        for id in ids.into_iter().filter(|&id| scope.contains(&directory.exchange_of(id))) {
             let slot = &mut outcomes[id.0 as usize];
             // Said twice alike is said once; said twice differently is not said.
-            *slot = if *slot == Outcome::NotListed || *slot == outcome {
-                outcome
-            } else {
-                Outcome::AmbiguousEntry
-            };
+            *slot = if *slot == Outcome::NotListed || *slot == outcome { outcome } else { Outcome::AmbiguousEntry };
         }
     }
     outcomes
@@ -348,12 +269,7 @@ fn unroll(list: &List, directory: &Directory) -> Vec<Outcome> {
 
 /// Which instruments an entry is about, and what it says about them: ambiguous where its ISIN and its symbol lead to
 /// different securities.
-fn resolve(
-    entry: &Entry,
-    list: &List,
-    directory: &Directory,
-    outcome: Outcome,
-) -> (Vec<InstrumentId>, Outcome) {
+fn resolve(entry: &Entry, list: &List, directory: &Directory, outcome: Outcome) -> (Vec<InstrumentId>, Outcome) {
     let by_isin = |isin: Isin| directory.with_isin(isin).collect::<Vec<_>>();
     let by_symbol = match (&entry.exchange, &entry.symbol) {
         (Some(exchange), Some(symbol)) => {
@@ -377,17 +293,9 @@ fn resolve(
             if directory.isin(id) == Some(isin) {
                 return (ids, outcome);
             }
-            let conflict = directory.isin(id).is_some()
-                || ids.iter().any(|&other| same_market(directory, other, id));
+            let conflict = directory.isin(id).is_some() || ids.iter().any(|&other| same_market(directory, other, id));
             ids.push(id);
-            (
-                ids,
-                if conflict {
-                    Outcome::AmbiguousEntry
-                } else {
-                    outcome
-                },
-            )
+            (ids, if conflict { Outcome::AmbiguousEntry } else { outcome })
         }
     }
 }

@@ -59,10 +59,9 @@ pub struct Screened {
 #[serde(deny_unknown_fields)]
 struct Claims {
     mode: Mode,
-    #[serde(default)]
-    boards: Vec<String>,
-    #[serde(default)]
-    rule: Rule,
+    #[serde(default, deserialize_with = "crate::claims::list")]
+    boards: Option<Vec<String>>,
+    rule: Option<Rule>,
 }
 
 impl Screening {
@@ -78,11 +77,13 @@ impl Screening {
         let Some(islamic) = claims.get("islamic") else {
             return Self::Off;
         };
+        // Derived code would read an array as the fields in order.
+        if !islamic.is_object() {
+            return Self::Malformed;
+        }
         match Claims::deserialize(islamic) {
-            Ok(Claims {
-                mode: Mode::Off, ..
-            }) => Self::Off,
-            Ok(Claims { mode, boards, rule }) => Self::new(mode, rule, boards),
+            Ok(Claims { mode: Mode::Off, .. }) => Self::Off,
+            Ok(Claims { mode, boards, rule }) => Self::new(mode, rule.unwrap_or_default(), boards.unwrap_or_default()),
             Err(_) => Self::Malformed,
         }
     }
@@ -96,15 +97,8 @@ impl Screening {
             Rule::Named => boards.len() == 1,
             Rule::AllOf | Rule::AnyOf => (1..=BOARDS_MAX).contains(&boards.len()),
         };
-        let distinct = boards
-            .iter()
-            .zip(1..)
-            .all(|(board, next)| !board.is_empty() && !boards[next..].contains(board));
-        if fits && distinct {
-            Self::On(Screened { mode, rule, boards })
-        } else {
-            Self::Malformed
-        }
+        let distinct = boards.iter().zip(1..).all(|(board, next)| !board.is_empty() && !boards[next..].contains(board));
+        if fits && distinct { Self::On(Screened { mode, rule, boards }) } else { Self::Malformed }
     }
 }
 

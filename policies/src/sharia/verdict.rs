@@ -70,10 +70,9 @@ impl Outcome {
             Self::Doubtful => Some(Reason::ShariaDoubtful),
             Self::UnderReview => Some(Reason::ShariaUnderReview),
             // Nothing that can be pinned to one entry of a list is listed.
-            Self::NotListed
-            | Self::AmbiguousEntry
-            | Self::UnknownInstrument
-            | Self::AmbiguousInstrument => Some(Reason::ShariaNotListed),
+            Self::NotListed | Self::AmbiguousEntry | Self::UnknownInstrument | Self::AmbiguousInstrument => {
+                Some(Reason::ShariaNotListed)
+            }
             Self::ListStale => Some(Reason::ShariaListStale),
             Self::ListMissing => Some(Reason::ShariaListMissing),
             Self::BoardsDisagree => Some(Reason::ShariaBoardDisagrees),
@@ -173,31 +172,19 @@ impl<'a> Verdict<'a> {
     }
 
     fn whole(mode: Mode, outcome: Outcome, now: UnixNanos) -> Self {
-        Self {
-            outcome,
-            mode,
-            level: Level::Strict,
-            findings: Vec::new(),
-            filtered_at: now,
-        }
+        Self { outcome, mode, level: Level::Strict, findings: Vec::new(), filtered_at: now }
     }
 
     /// Joins what the boards said by the session's rule.
     pub(super) fn join(screened: &Screened, findings: Vec<Finding<'a>>, now: UnixNanos) -> Self {
-        let listed = findings
-            .iter()
-            .filter(|finding| finding.outcome == Outcome::Listed)
-            .count();
+        let listed = findings.iter().filter(|finding| finding.outcome == Outcome::Listed).count();
         let agree = listed == findings.len();
         let level = match screened.rule {
             Rule::Named | Rule::AllOf => Level::Strict,
             Rule::AnyOf if agree || listed == 0 => Level::Moderate,
             Rule::AnyOf => Level::Flexible,
         };
-        let refusals = findings
-            .iter()
-            .map(|finding| finding.outcome)
-            .filter(|&outcome| outcome != Outcome::Listed);
+        let refusals = findings.iter().map(|finding| finding.outcome).filter(|&outcome| outcome != Outcome::Listed);
         let worst = refusals.max_by_key(|outcome| outcome.weight());
         let outcome = match (screened.rule, worst) {
             // No finding at all allows nothing; `Screened` makes it impossible, and this keeps it so.
@@ -208,13 +195,7 @@ impl<'a> Verdict<'a> {
             (_, Some(_)) if listed > 0 => Outcome::BoardsDisagree,
             (_, Some(worst)) => worst,
         };
-        Self {
-            outcome,
-            mode: screened.mode,
-            level,
-            findings,
-            filtered_at: now,
-        }
+        Self { outcome, mode: screened.mode, level, findings, filtered_at: now }
     }
 
     /// Whether the message may flow: not screened, compliant, or only annotated.
@@ -242,20 +223,14 @@ impl<'a> Verdict<'a> {
 
     /// Whether some boards allow and others do not, also where the rule lets the instrument through.
     pub fn boards_disagree(&self) -> bool {
-        let listed = self
-            .findings
-            .iter()
-            .filter(|finding| finding.outcome == Outcome::Listed)
-            .count();
+        let listed = self.findings.iter().filter(|finding| finding.outcome == Outcome::Listed).count();
         0 < listed && listed < self.findings.len()
     }
 
     /// The findings that the outcome rests on: those that allow when it is listed, else those that do not.
     pub fn deciding(&self) -> impl Iterator<Item = &Finding<'a>> {
         let compliant = self.is_compliant();
-        self.findings
-            .iter()
-            .filter(move |finding| (finding.outcome == Outcome::Listed) == compliant)
+        self.findings.iter().filter(move |finding| (finding.outcome == Outcome::Listed) == compliant)
     }
 
     /// What an update carries to the client; `None` when the session is not screened.
