@@ -36,7 +36,7 @@ deny: ## licences, advisories and sources of every dependency (needs cargo-deny)
 
 bench: ## memory, connect time and CPU per message, beside HAProxy, nginx and Envoy
 	@scripts/setup build wasm bench
-	@scripts/bench
+	cargo bench $(LOCKED) -p bawaba-tests --bench edge
 
 bench-filters: filters ## cost of each filter per message, in our host
 	cargo bench $(LOCKED) -p bawaba-filter-host
