@@ -24,7 +24,7 @@ pub mod stream;
 pub use kind::Kind;
 pub use limits::Limits;
 pub use message::{Message, Metadata};
-pub use policy::{End, Policy, Refusal, Verdict};
+pub use policy::{End, Policy, Refusal, Verdict, reason_of};
 pub use session::{Audience, Session, restrict};
 
 pub use bawaba_channels as channels;

@@ -136,3 +136,21 @@ pub struct End {
     /// The reason in it.
     pub reason: Reason,
 }
+
+/// The protocol's reason for a reason of the rules. The two tables are held equal by a test.
+pub fn reason_of(reason: bawaba_policies::Reason) -> Reason {
+    reason.word().parse().unwrap_or(Reason::EdgeFilterFailed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_of_the_rules_is_a_reason_of_the_protocol() {
+        for reason in bawaba_policies::Reason::ALL {
+            let same = reason_of(*reason);
+            assert_eq!((same.word(), same.sentence()), (reason.word(), reason.sentence()));
+        }
+    }
+}

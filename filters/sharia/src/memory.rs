@@ -1,0 +1,136 @@
+//! What is kept of one stream: its screening, verdicts already reached, requests in flight, what it was told.
+//!
+//! Everything is bounded, and forgetting costs a look-up or a repeated notice, never a leak.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use bawaba_filter_kit::Metadata;
+use bawaba_filter_kit::channels::name::Instrument;
+use bawaba_policies::sharia::{self, Mode, Register, Screening, Verdict};
+use bawaba_policies::{InstrumentRef, Reason, UnixNanos};
+
+const VERDICTS_MAX: usize = 2048;
+const ASKED_MAX: usize = 1024;
+const TOLD_MAX: usize = 4096;
+
+/// One stream.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    screening: Screening,
+    verdicts: HashMap<Instrument, Judged>,
+    /// Verdicts hold until here: nothing in the register changes before.
+    until: UnixNanos,
+    /// The exchange of each `subscribe` in flight, by id: its answer does not name it.
+    asked: VecDeque<(Option<u64>, String)>,
+    /// (subscription, symbol) that the client knows to be refused.
+    told: BTreeSet<(String, String)>,
+}
+
+/// A verdict, with what it says to the client already put together.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    /// Why it may not flow, if it may not.
+    pub(crate) refusal: Option<Reason>,
+    compliant: bool,
+    board: String,
+    level: &'static str,
+    result: &'static str,
+    list: String,
+}
+
+impl Judged {
+    fn of(verdict: &Verdict<'_>) -> Self {
+        let annotation = verdict.annotation();
+        let (board, level, list) = annotation.map_or_else(
+            || (String::new(), "strict", String::new()),
+            |a| (a.compliance_board, a.compliance_level, a.list),
+        );
+        Self {
+            refusal: verdict.refusal(),
+            compliant: verdict.is_compliant(),
+            board,
+            level,
+            result: verdict.outcome.word(),
+            list,
+        }
+    }
+
+    /// What an update carries.
+    pub(crate) fn metadata(&self) -> Metadata<'_> {
+        Metadata {
+            compliant: self.compliant,
+            board: &self.board,
+            level: self.level,
+            result: self.result,
+            list: &self.list,
+        }
+    }
+}
+
+impl Memory {
+    /// The memory of a stream with this screening.
+    pub(crate) fn new(screening: Screening) -> Self {
+        Self { screening, verdicts: HashMap::new(), until: UnixNanos(0), asked: VecDeque::new(), told: BTreeSet::new() }
+    }
+
+    /// The screening.
+    pub(crate) const fn screening(&self) -> &Screening {
+        &self.screening
+    }
+
+    /// What verdicts do in this stream; claims that can't be read refuse everything.
+    pub(crate) const fn mode(&self) -> Mode {
+        match &self.screening {
+            Screening::Off => Mode::Off,
+            Screening::Malformed => Mode::Filter,
+            Screening::On(screened) => screened.mode,
+        }
+    }
+
+    /// Reads the verdict on an instrument; a name that is no name is refused like any unknown one.
+    pub(crate) fn judged<T>(
+        &mut self,
+        register: &Register,
+        exchange: &str,
+        symbol: &str,
+        now: UnixNanos,
+        read: impl FnOnce(&Judged) -> T,
+    ) -> T {
+        let fresh =
+            |screening| Judged::of(&sharia::judge(register, screening, InstrumentRef::new(exchange, symbol), now));
+        let (Ok(exchange), Ok(code)) = (exchange.parse(), symbol.parse()) else { return read(&fresh(&self.screening)) };
+        if now >= self.until || self.verdicts.len() > VERDICTS_MAX {
+            self.verdicts.clear();
+            self.until = register.next_change(now).unwrap_or(UnixNanos(u64::MAX));
+        }
+        let key = Instrument { exchange, symbol: code };
+        read(self.verdicts.entry(key).or_insert_with(|| fresh(&self.screening)))
+    }
+
+    /// Notes the exchange of a subscribe that goes to the backend.
+    pub(crate) fn ask(&mut self, id: Option<u64>, exchange: &str) {
+        if self.asked.len() >= ASKED_MAX {
+            self.asked.pop_front();
+        }
+        self.asked.push_back((id, exchange.to_owned()));
+    }
+
+    /// The exchange of the subscribe that this answers, if it is remembered.
+    pub(crate) fn answered(&mut self, id: Option<u64>) -> Option<String> {
+        let at = self.asked.iter().position(|(known, _)| *known == id)?;
+        self.asked.remove(at).map(|(_, exchange)| exchange)
+    }
+
+    /// Whether the client still has to be told that this symbol no longer flows. Once the memory is full nobody is
+    /// told any more; nothing flows either way.
+    pub(crate) fn tell(&mut self, subscription: &str, symbol: &str) -> bool {
+        self.told.len() < TOLD_MAX && self.told.insert((subscription.to_owned(), symbol.to_owned()))
+    }
+
+    /// The symbol flows (again) in this subscription.
+    pub(crate) fn flows(&mut self, subscription: &str, symbol: &str) {
+        if !self.told.is_empty() {
+            self.told.remove(&(subscription.to_owned(), symbol.to_owned()));
+        }
+    }
+}
