@@ -150,6 +150,9 @@ fn a_revocation_says_delisted_only_for_what_left_the_list() {
     assert_eq!(word("GOOD", before, stale), Some("sharia.list_stale"));
     assert_eq!(word("ABSENT", before, after), Some("sharia.not_listed"));
     assert_eq!(registers["synthetic"].next_change(before), Some(after));
+    // REUSED passes to another company at midnight: that is a change, though no list begins or ends.
+    let reused = UnixNanos::parse_rfc3339("2025-05-01T00:00:00+03:00").unwrap();
+    assert_eq!(registers["synthetic"].next_change(UnixNanos(reused.0 - 1)), Some(reused));
 }
 
 #[test]

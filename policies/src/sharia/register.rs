@@ -96,7 +96,10 @@ impl Register {
         overlay(&mut base, settings);
         let directory = Directory::new(&base.markets)?;
         let mut boards = index_boards(&base.boards, directory.exchanges().count())?;
-        let (lists, changes) = index_lists(&base, &directory, &mut boards)?;
+        let (lists, mut changes) = index_lists(&base, &directory, &mut boards)?;
+        // A ticker that passes to another company changes its verdict too.
+        changes.extend(base.markets.iter().flat_map(|market| &market.renames).filter_map(|rename| rename.at));
+        let changes = changes.into_iter().collect();
         Ok(Self { directory, boards, lists, changes })
     }
 
@@ -206,7 +209,7 @@ fn index_lists(
     data: &Settings,
     directory: &Directory,
     boards: &mut [BoardIndex],
-) -> Result<(Vec<ListIndex>, Vec<UnixNanos>), DataError> {
+) -> Result<(Vec<ListIndex>, BTreeSet<UnixNanos>), DataError> {
     let mut ordered = Vec::with_capacity(data.lists.len());
     for list in &data.lists {
         ordered.push((list.effective_from, list.check()?, list));
@@ -243,7 +246,7 @@ fn index_lists(
     if let Some(unknown) = data.historical.iter().find(|id| !ids.contains(id.as_str())) {
         return Err(DataError::HistoricalUnknown(unknown.to_string()));
     }
-    Ok((lists, changes.into_iter().collect()))
+    Ok((lists, changes))
 }
 
 /// One outcome per instrument of the directory.
