@@ -132,7 +132,7 @@ fn luhn(bytes: &[u8; 12]) -> bool {
             add(value / 10);
         }
     }
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 impl fmt::Debug for Isin {

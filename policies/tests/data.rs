@@ -2,6 +2,8 @@
 //!
 //! `BLESS=1 cargo test -p bawaba-policies --test data` writes `data/builtin.json` anew.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{env, fs};

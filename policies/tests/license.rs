@@ -1,5 +1,7 @@
 //! `cases/license.toml`, row by row.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use bawaba_policies::license::{
     self, Asset, Depth, Latency, License, Refusal, Settings, Subscription, Symbols, Terms, Tiers,
 };

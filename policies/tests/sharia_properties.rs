@@ -1,5 +1,7 @@
 //! What must hold for any lists, boards and instants: against an oracle that scans the data as it is written.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use bawaba_policies::instrument::{Instrument, Market};
 use bawaba_policies::sharia::{
     self, Base, Board, Entry, List, Mode, Register, Rule, Screening, Settings, Status, Verdict,
