@@ -97,6 +97,9 @@ impl Accounts {
     pub(crate) fn unwatch(&mut self, user: &str, channel: Channel, session: SessionId) {
         if let Some(account) = self.accounts.get_mut(user) {
             account.watchers.retain(|w| (w.session, w.channel) != (session, channel));
+            if account.is_blank() {
+                self.accounts.remove(user);
+            }
         }
     }
 

@@ -67,6 +67,8 @@ pub(crate) struct Replay {
     /// By stream: how many numbers one round uses.
     per_round: HashMap<(Channel, Option<usize>), u64>,
     market: PhaseChange,
+    /// The phase that every round begins with.
+    opening: PhaseChange,
     round: u64,
     next: usize,
 }
@@ -92,7 +94,7 @@ impl Replay {
         );
         ensure!((1..=64).contains(&header.epoch.len()) && header.duration_ns > 0, "line 1: epoch or duration_ns");
         let listing = Arc::new(listing.only(&header.instruments)?);
-        let source = "simulation";
+        let opening = PhaseChange { phase: header.phase, until: None, next_open: None, source: "simulation" };
         let mut replay = Self {
             epoch: header.epoch,
             start,
@@ -100,7 +102,8 @@ impl Replay {
             looped,
             entries: Vec::new(),
             per_round: HashMap::new(),
-            market: PhaseChange { phase: header.phase, until: None, next_open: None, source },
+            market: opening,
+            opening,
             round: 0,
             next: 0,
         };
@@ -174,30 +177,33 @@ impl Replay {
     }
 
     /// Plays the next entry.
-    pub(crate) fn step(&mut self, out: Option<&mut Vec<Happening>>) {
+    pub(crate) fn step(&mut self, mut out: Option<&mut Vec<Happening>>) {
         let Some(at) = self.next_at() else { return };
-        let happening = self.entries[self.next].1.clone();
+        if self.next == 0 && self.market != self.opening {
+            self.market = self.opening;
+            if let Some(out) = out.as_deref_mut() {
+                out.push(Happening::Phase(self.market));
+            }
+        }
+        let happening = match self.entries[self.next].1.clone() {
+            Happening::Update { channel, instrument, mut update } => {
+                let used = self.per_round.get(&(channel, instrument)).copied().unwrap_or(0);
+                update.seq += self.round * used;
+                update.time = at;
+                Happening::Update { channel, instrument, update }
+            }
+            other => other,
+        };
+        if let Happening::Phase(change) = &happening {
+            self.market = *change;
+        }
+        if let Some(out) = out {
+            out.push(happening);
+        }
         self.next += 1;
         if self.next == self.entries.len() && self.looped {
             self.next = 0;
             self.round += 1;
-        }
-        let happening = match happening {
-            Happening::Update { channel, instrument, mut update } => {
-                let round = if self.next == 0 && self.looped { self.round - 1 } else { self.round };
-                let used = self.per_round.get(&(channel, instrument)).copied().unwrap_or(0);
-                update.seq += round * used;
-                update.time = at;
-                Happening::Update { channel, instrument, update }
-            }
-            Happening::Phase(change) => {
-                self.market = change;
-                Happening::Phase(change)
-            }
-            other => other,
-        };
-        if let Some(out) = out {
-            out.push(happening);
         }
     }
 }
@@ -252,4 +258,83 @@ fn write(out: &mut impl std::io::Write, listing: Arc<Listing>, settings: crate::
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Hours, Settings};
+    use std::io::Cursor;
+
+    fn recording(seconds: u32) -> Vec<u8> {
+        let listing = Listing::embedded("ADX").unwrap().only(&["FAB".into(), "2POINTZERO".into()]).unwrap();
+        let anchor = "2026-11-23T10:00:00Z".parse::<Timestamp>().unwrap().0;
+        let settings = Settings { seed: 9, anchor, updates_per_second: 20, hours: Hours::RoundTheClock };
+        let mut out = Vec::new();
+        write(&mut out, Arc::new(listing), settings, seconds).unwrap();
+        out
+    }
+
+    fn open(bytes: &[u8], start: i64, looped: bool) -> anyhow::Result<Replay> {
+        Replay::read(Cursor::new(bytes), &Listing::embedded("ADX").unwrap(), start, looped).map(|(_, replay)| replay)
+    }
+
+    fn play(replay: &mut Replay, entries: usize) -> Vec<Happening> {
+        let mut out = Vec::new();
+        for _ in 0..entries {
+            replay.step(Some(&mut out));
+        }
+        out
+    }
+
+    #[test]
+    fn a_recording_is_the_same_bytes_every_time_and_plays_the_same_every_time() {
+        let bytes = recording(30);
+        assert_eq!(bytes, recording(30));
+        let play_all = || play(&mut open(&bytes, 5, false).unwrap(), 10_000);
+        let played = play_all();
+        assert!(played.len() > 1200 && played == play_all());
+        assert_eq!(String::from_utf8(bytes).unwrap().lines().count(), played.len() + 1);
+    }
+
+    #[test]
+    fn rounds_go_on_by_one_and_a_late_start_joins_them() {
+        let bytes = recording(10);
+        let mut early = open(&bytes, 0, true).unwrap();
+        let entries = early.entries.len();
+        let mut all = play(&mut early, entries * 3 + entries / 2);
+        let now = early.next_at().unwrap();
+        while early.next_at().unwrap() <= now {
+            early.step(Some(&mut all));
+        }
+        let mut seqs: HashMap<(Channel, Option<usize>), u64> = HashMap::new();
+        let mut time = 0;
+        for happening in &all {
+            let Happening::Update { channel, instrument, update } = happening else { continue };
+            let seq = seqs.entry((*channel, *instrument)).or_insert(0);
+            assert_eq!(update.seq, *seq + 1);
+            *seq = update.seq;
+            assert!(update.time >= time);
+            time = update.time;
+        }
+        let mut late = open(&bytes, 0, true).unwrap();
+        let mut tail = Vec::new();
+        late.start(now, 0, &mut tail);
+        assert!(tail.len() > entries && tail.len() < all.len() && all.ends_with(&tail));
+        assert_eq!(late.round, 3);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_recording_is_said_with_its_line() {
+        let text = String::from_utf8(recording(1)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let said = |lines: &[&str]| format!("{:#}", open(lines.join("\n").as_bytes(), 0, false).err().unwrap());
+        assert!(said(&[]).contains("header"));
+        assert!(said(&lines[..1]).contains("no updates"));
+        assert!(said(&[lines[0], "{}", "x"]).contains("line 2"));
+        let first_twice = [lines[0], lines[1], lines[1]];
+        assert!(said(&first_twice).contains("line 3") && said(&first_twice).contains("follows"));
+        let header = lines[0].replace("ADX", "EGX");
+        assert!(said(&[&header, lines[1]]).contains("--exchange EGX"));
+    }
 }

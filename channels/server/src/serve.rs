@@ -60,15 +60,14 @@ pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
     });
     let (stop, stopping) = watch::channel(());
     let accepting = tokio::spawn(serve(listener, shared.clone(), stopping));
-    announce(address)?;
-    let until_ready = shared.clone();
-    tokio::spawn(async move {
-        if caught_up.await.is_ok() {
-            until_ready.ready.store(true, Ordering::Relaxed);
-        }
-    });
-
+    let serving = async {
+        caught_up.await.context("the feed ended before it caught up with the clock")?;
+        shared.ready.store(true, Ordering::Relaxed);
+        announce(address)?;
+        std::future::pending::<anyhow::Result<()>>().await
+    };
     tokio::select! {
+        failed = serving => return failed,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -98,7 +97,7 @@ fn feed(command: &Serve, listing: Arc<Listing>) -> anyhow::Result<(Arc<Listing>,
     }
 }
 
-/// The one line for whoever started this process; everything else goes to the log on stderr.
+/// The one line for whoever started this process, once sessions are welcome; everything else goes to the log on stderr.
 fn announce(address: std::net::SocketAddr) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "listening on {address}")?;

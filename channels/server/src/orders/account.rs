@@ -250,6 +250,11 @@ impl Account {
         }
     }
 
+    /// Nothing ever happened here and nobody watches: as if it had not been opened.
+    pub(super) fn is_blank(&self) -> bool {
+        self.orders.is_empty() && self.positions.is_empty() && self.watchers.is_empty()
+    }
+
     pub(super) fn order(&self, number: u64) -> Option<&Order> {
         self.orders.get(&number)
     }
