@@ -19,6 +19,8 @@ pub enum DataError {
         /// The symbol that is not there.
         to: String,
     },
+    /// One exchange's instruments come in two parts: nothing says which of two rows for a symbol is meant.
+    MarketTwice(String),
     /// Something is wrong with this screening list.
     List {
         /// Id of the list.
@@ -55,6 +57,7 @@ impl fmt::Display for DataError {
             Self::RenameTarget { exchange, to } => {
                 write!(f, "{exchange}: a rename leads to {to:?}, which is not among the instruments of this file")
             }
+            Self::MarketTwice(exchange) => write!(f, "markets has {exchange:?} twice: put its instruments together"),
             Self::List { id, problem } => write!(f, "screening list {id:?}: {problem}"),
             Self::Board { name, problem } => write!(f, "board {name:?}: {problem}"),
             Self::HistoricalUnknown(id) => {

@@ -200,6 +200,11 @@ fn data_that_is_not_in_order_is_refused_whole_and_says_why() {
     refused(settings(|all| all["markets"][0]["exchange"] = json!("egx")), "no exchange or symbol");
     refused(settings(|all| all["markets"][0]["instruments"][0]["asset_type"] = json!("SHARE")), "no asset type");
     refused(settings(|all| all["extra"] = json!(1)), "unknown field `extra`");
+    let market = |all: &mut Value| {
+        let copy = all["markets"][0].clone();
+        all["markets"].as_array_mut().unwrap().push(copy);
+    };
+    refused(settings(market), "put its instruments together");
     let again = |all: &mut Value| {
         let copy = all["lists"][0].clone();
         all["lists"].as_array_mut().unwrap().push(copy);

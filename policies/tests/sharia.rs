@@ -45,6 +45,8 @@ struct Row {
     level: Option<String>,
     list: Option<String>,
     compliant: Option<bool>,
+    disagree: Option<bool>,
+    historical: Option<bool>,
 }
 
 /// The same instrument, register and instant for every row: what differs is how the claims are written.
@@ -97,6 +99,12 @@ fn check(register: &Register, group: &Group, row: &Row) {
     }
     if let Some(compliant) = row.compliant {
         assert_eq!(verdict.is_compliant(), compliant, "{context}");
+    }
+    if let Some(disagree) = row.disagree {
+        assert_eq!(verdict.boards_disagree(), disagree, "{context}");
+    }
+    if let Some(historical) = row.historical {
+        assert_eq!(verdict.findings.iter().any(|finding| finding.historical), historical, "{context}");
     }
     let annotation = verdict.annotation();
     assert_eq!(annotation.is_none(), verdict.outcome.word() == "unscreened", "{context}");

@@ -93,6 +93,10 @@ impl Register {
             Base::Builtin => serde_json::from_str(BUILTIN)?,
             Base::Empty => Settings::default(),
         };
+        let mut exchanges = BTreeSet::new();
+        if let Some(twice) = settings.markets.iter().find(|market| !exchanges.insert(&market.exchange)) {
+            return Err(DataError::MarketTwice(twice.exchange.clone()));
+        }
         overlay(&mut base, settings);
         let directory = Directory::new(&base.markets)?;
         let mut boards = index_boards(&base.boards, directory.exchanges().count())?;
