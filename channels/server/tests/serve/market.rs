@@ -42,7 +42,7 @@ fn a_second_server_of_the_same_seed_goes_on_where_the_first_was_killed() {
     let first = Server::simulated("EGX", &anchor, FAST);
     let second = Server::simulated("EGX", &anchor, FAST);
     let mut client = Client::connect(&first, Encoding::Proto, r#"{"sub":"edge","role":"edge"}"#);
-    let mut witness = Client::connect(&second, Encoding::Json, r#"{"sub":"edge","role":"edge"}"#);
+    let mut witness = Client::connect(&second, Encoding::Proto, r#"{"sub":"edge","role":"edge"}"#);
     let mut at: BTreeMap<String, Position> = BTreeMap::new();
     let mut content: HashMap<(String, u64), Update> = HashMap::new();
     client.subscribe(subscribe("trades", "EGX", &symbols));
