@@ -38,10 +38,7 @@ pub struct EnvoyOptions {
 impl Envoy {
     /// Starts it and waits until its workers have started.
     pub fn start(scratch: &Scratch, keys: &Keys, options: &EnvoyOptions) -> Self {
-        let config = scratch.write(
-            "envoy.json",
-            configuration(scratch, keys, options).to_string(),
-        );
+        let config = scratch.write("envoy.json", configuration(scratch, keys, options).to_string());
         Self::serve(&config)
     }
 
@@ -55,23 +52,14 @@ impl Envoy {
             .args(["--concurrency", "1", "--disable-hot-restart"])
             .args(["--component-log-level", "wasm:info"]);
         let process = Process::spawn("envoy", &mut command);
-        let admin = process.line("naming its admin address", by(PATIENCE), |line| {
-            address_after(line, "admin address: ")
-        });
-        process.line("starting its workers", by(3 * PATIENCE), |line| {
-            line.contains("starting workers").then_some(())
-        });
+        let admin =
+            process.line("naming its admin address", by(PATIENCE), |line| address_after(line, "admin address: "));
+        process.line("starting its workers", by(3 * PATIENCE), |line| line.contains("starting workers").then_some(()));
         let listeners = http::get(admin, "/listeners?format=json").expect("its admin answers");
         let listeners = listeners.json();
         let socket = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
-        let port = socket["port_value"]
-            .as_u64()
-            .expect("the listener is bound");
-        Self {
-            process,
-            address: SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).expect("a port"))),
-            admin,
-        }
+        let port = socket["port_value"].as_u64().expect("the listener is bound");
+        Self { process, address: SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).expect("a port"))), admin }
     }
 
     /// Opens `/ws` in the JSON form.
@@ -81,16 +69,8 @@ impl Envoy {
 
     /// The value of a counter or gauge.
     pub fn stat(&self, name: &str) -> Option<u64> {
-        let text = http::get(self.admin, &format!("/stats?filter={name}"))
-            .ok()?
-            .text();
-        text.lines().find_map(|line| {
-            line.strip_prefix(name)?
-                .strip_prefix(": ")?
-                .trim()
-                .parse()
-                .ok()
-        })
+        let text = http::get(self.admin, &format!("/stats?filter={name}")).ok()?.text();
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.trim().parse().ok())
     }
 }
 
@@ -114,8 +94,7 @@ pub fn configuration(scratch: &Scratch, keys: &Keys, options: &EnvoyOptions) -> 
             object.insert("audiences".into(), json!([AUDIENCE]));
         }
         if let Some(Value::Array(chain)) = object.get_mut("filters") {
-            chain
-                .retain(|entry| filter_name(entry).is_none_or(|n| options.filters.contains_key(n)));
+            chain.retain(|entry| filter_name(entry).is_none_or(|n| options.filters.contains_key(n)));
         }
         fill_filter(object, options);
         fill_cluster(object, options);
@@ -132,15 +111,10 @@ fn fill_filter(object: &mut serde_json::Map<String, Value>, options: &EnvoyOptio
     let Some(name) = object.get("name").and_then(Value::as_str) else {
         return;
     };
-    let (Some(settings), true) = (options.filters.get(name), object.contains_key("vm_config"))
-    else {
+    let (Some(settings), true) = (options.filters.get(name), object.contains_key("vm_config")) else {
         return;
     };
-    let module = options
-        .modules
-        .get(name)
-        .cloned()
-        .unwrap_or_else(|| filter(name));
+    let module = options.modules.get(name).cloned().unwrap_or_else(|| filter(name));
     object["configuration"]["value"] = json!(settings.to_string());
     object["vm_config"]["code"]["local"]["filename"] = json!(path(&module));
 }
