@@ -97,10 +97,8 @@ impl Connect {
             "the accept value of RFC 6455's own example"
         );
         let early = std::mem::take(&mut answer.body);
-        let encoding = answer
-            .header("sec-websocket-protocol")
-            .and_then(Encoding::of_subprotocol)
-            .unwrap_or(Encoding::Json);
+        let encoding =
+            answer.header("sec-websocket-protocol").and_then(Encoding::of_subprotocol).unwrap_or(Encoding::Json);
         Ok(Client {
             socket: WebSocket::from_partially_read(stream, early, Role::Client, None),
             encoding,
@@ -111,8 +109,7 @@ impl Connect {
 
     /// Opens the WebSocket, or fails the test with the answer.
     pub fn accepted(&self, address: SocketAddr) -> Client {
-        self.open(address)
-            .unwrap_or_else(|answer| panic!("refused: {} {}", answer.status, answer.text()))
+        self.open(address).unwrap_or_else(|answer| panic!("refused: {} {}", answer.status, answer.text()))
     }
 
     /// The answer that refuses the WebSocket; fails the test if it is opened.
@@ -171,8 +168,7 @@ impl Client {
         let message = match self.encoding {
             Encoding::Json => Message::text(text),
             Encoding::Proto => {
-                let request = Request::from_json(text.as_bytes())
-                    .unwrap_or_else(|error| panic!("{error}: {text}"));
+                let request = Request::from_json(text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {text}"));
                 let mut bytes = Vec::new();
                 request.encode_proto(&mut bytes);
                 Message::binary(bytes)
@@ -183,9 +179,7 @@ impl Client {
 
     /// Sends any message.
     pub fn send_message(&mut self, message: Message) {
-        self.socket
-            .send(message)
-            .unwrap_or_else(|error| panic!("can't send: {error}\n{}", self.shown()));
+        self.socket.send(message).unwrap_or_else(|error| panic!("can't send: {error}\n{}", self.shown()));
     }
 
     /// Writes bytes as they are; for clients that misbehave, and for frames cut anywhere.
@@ -237,9 +231,7 @@ impl Client {
                 Err(Error::Io(error))
                     if matches!(
                         error.kind(),
-                        std::io::ErrorKind::WouldBlock
-                            | std::io::ErrorKind::TimedOut
-                            | std::io::ErrorKind::Interrupted
+                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut | std::io::ErrorKind::Interrupted
                     ) => {}
                 Err(error) => {
                     self.note(format!("ended: {error}"));
@@ -251,8 +243,7 @@ impl Client {
 
     /// The next event; Pings and Pongs are passed over.
     pub fn event(&mut self) -> Value {
-        self.try_event(by(PATIENCE))
-            .unwrap_or_else(|| panic!("no event came in time\n{}", self.shown()))
+        self.try_event(by(PATIENCE)).unwrap_or_else(|| panic!("no event came in time\n{}", self.shown()))
     }
 
     /// The next event, or `None` if none comes before the deadline.
@@ -260,9 +251,10 @@ impl Client {
         loop {
             match self.try_message(deadline) {
                 Ok(Some(Message::Text(text))) => {
-                    return Some(serde_json::from_str(&text).unwrap_or_else(|error| {
-                        panic!("an event that is no JSON: {error}: {text}")
-                    }));
+                    return Some(
+                        serde_json::from_str(&text)
+                            .unwrap_or_else(|error| panic!("an event that is no JSON: {error}: {text}")),
+                    );
                 }
                 Ok(Some(Message::Binary(bytes))) => {
                     let event = Event::decode_proto(&bytes)
@@ -332,10 +324,7 @@ impl Client {
     }
 
     fn shown(&self) -> String {
-        format!(
-            "the last messages on this connection:\n{}",
-            self.seen.join("\n")
-        )
+        format!("the last messages on this connection:\n{}", self.seen.join("\n"))
     }
 }
 

@@ -76,22 +76,14 @@ pub fn read_answer(stream: &mut TcpStream, deadline: Deadline) -> std::io::Resul
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    let mut answer = Answer {
-        status,
-        headers,
-        body: bytes.split_off(head_end + 4),
-    };
+    let mut answer = Answer { status, headers, body: bytes.split_off(head_end + 4) };
     if status != 101 {
         read_body(stream, &mut answer, deadline)?;
     }
     Ok(answer)
 }
 
-fn read_body(
-    stream: &mut TcpStream,
-    answer: &mut Answer,
-    deadline: Deadline,
-) -> std::io::Result<()> {
+fn read_body(stream: &mut TcpStream, answer: &mut Answer, deadline: Deadline) -> std::io::Result<()> {
     if let Some(length) = answer.header("content-length") {
         let length: usize = length.parse().map_err(std::io::Error::other)?;
         while answer.body.len() < length && fill(stream, &mut answer.body, deadline)? > 0 {}
@@ -127,9 +119,7 @@ fn unchunk(mut rest: &[u8]) -> Vec<u8> {
 }
 
 fn fill(stream: &mut TcpStream, bytes: &mut Vec<u8>, deadline: Deadline) -> std::io::Result<usize> {
-    let left = deadline
-        .left()
-        .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::TimedOut))?;
+    let left = deadline.left().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::TimedOut))?;
     stream.set_read_timeout(Some(left))?;
     let mut chunk = [0; 4096];
     let n = stream.read(&mut chunk)?;
@@ -138,7 +128,5 @@ fn fill(stream: &mut TcpStream, bytes: &mut Vec<u8>, deadline: Deadline) -> std:
 }
 
 fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
-    bytes
-        .windows(needle.len())
-        .position(|window| window == needle)
+    bytes.windows(needle.len()).position(|window| window == needle)
 }

@@ -25,14 +25,10 @@ pub struct Keys {
 impl Keys {
     /// Makes a fresh pair.
     pub fn generate() -> Self {
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
-            .expect("a P-256 key can be made");
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a P-256 key can be made");
         let encoding = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes())
             .expect("rcgen writes PKCS#8 that jsonwebtoken reads");
-        Self {
-            encoding,
-            public: pair.public_key_raw().to_vec(),
-        }
+        Self { encoding, public: pair.public_key_raw().to_vec() }
     }
 
     /// The public key as a JWKS (RFC 7517), as both the edge and Envoy's `jwt_authn` read it.

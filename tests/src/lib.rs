@@ -17,7 +17,9 @@ pub mod http;
 pub mod keys;
 pub mod place;
 pub mod process;
+pub mod scenario;
 pub mod stack;
+pub mod transcript;
 
 use std::time::{Duration, Instant};
 

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The repository's root.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ lies in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
 }
 
 /// The directory with the binaries of the running test's own profile (`target/debug` or `target/release`).
@@ -35,15 +33,7 @@ fn build(directory: &Path) {
         return;
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root()).args([
-        "build",
-        "--quiet",
-        "-p",
-        "bawaba",
-        "-p",
-        "bawaba-channel",
-        "--bins",
-    ]);
+    cargo.current_dir(root()).args(["build", "--quiet", "-p", "bawaba", "-p", "bawaba-channel", "--bins"]);
     if directory.ends_with("release") {
         cargo.arg("--release");
     }
@@ -54,11 +44,7 @@ fn build(directory: &Path) {
 /// A binary of this workspace: `bawaba` or `bawaba-channel`.
 pub fn binary(name: &str) -> PathBuf {
     let path = binaries().join(name);
-    assert!(
-        path.is_file(),
-        "{} is missing: cargo build -p {name}",
-        path.display()
-    );
+    assert!(path.is_file(), "{} is missing: cargo build -p {name}", path.display());
     path
 }
 
@@ -69,21 +55,11 @@ pub fn filter(name: &str) -> PathBuf {
         if std::env::var_os("BAWABA_BUILT").is_some() {
             return;
         }
-        let built = Command::new(root().join("scripts/build-filters"))
-            .output()
-            .expect("scripts/build-filters runs");
-        assert!(
-            built.status.success(),
-            "scripts/build-filters failed:\n{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
+        let built = Command::new(root().join("scripts/build-filters")).output().expect("scripts/build-filters runs");
+        assert!(built.status.success(), "scripts/build-filters failed:\n{}", String::from_utf8_lossy(&built.stderr));
     });
     let path = root().join(format!("target/filters/{name}.wasm"));
-    assert!(
-        path.is_file(),
-        "{} is missing: run scripts/build-filters",
-        path.display()
-    );
+    assert!(path.is_file(), "{} is missing: run scripts/build-filters", path.display());
     path
 }
 
@@ -124,11 +100,7 @@ impl Scratch {
     /// A new, empty directory.
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "bawaba-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("bawaba-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).expect("the temporary directory takes a new directory");
         Self(path)

@@ -34,26 +34,15 @@ pub struct Process {
 impl Process {
     /// Starts `command` with its output captured; `name` is what failures call it.
     pub fn spawn(name: &str, command: &mut Command) -> Self {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{name} does not start: {error}: {command:?}"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}: {command:?}"));
         let output = Shared::default();
         output.0.lock().unwrap().open = 2;
         let readers = vec![
             follow(child.stdout.take().expect("stdout is piped"), &output),
             follow(child.stderr.take().expect("stderr is piped"), &output),
         ];
-        Self {
-            name: name.into(),
-            child,
-            output,
-            readers,
-            started: Instant::now(),
-        }
+        Self { name: name.into(), child, output, readers, started: Instant::now() }
     }
 
     /// Its process id.
@@ -91,9 +80,7 @@ impl Process {
 
     /// Waits for a line `…listening on ADDRESS`, and returns the address.
     pub fn listening(&self) -> std::net::SocketAddr {
-        self.line("saying where it listens", by(PATIENCE), |line| {
-            address_after(line, "listening on ")
-        })
+        self.line("saying where it listens", by(PATIENCE), |line| address_after(line, "listening on "))
     }
 
     /// Everything that it has written so far.
@@ -152,12 +139,7 @@ impl Process {
 pub fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // The second field is the name, in parentheses, and may hold spaces: count from behind it.
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_whitespace()
-        .collect();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }

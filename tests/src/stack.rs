@@ -25,27 +25,56 @@ pub struct ChannelServer {
     pub process: Process,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What it plays, if that was made for it.
+    pub recording: Option<Scratch>,
 }
 
 impl ChannelServer {
-    /// Starts one with these arguments (and `--listen` on a free port).
+    /// Starts one with these arguments of `serve` on a free port, and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Self {
         Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), arguments)
     }
 
-    /// Starts one at an address, such as that of one that was killed.
+    /// Starts one at an address, such as that of one that was killed, and waits until it is ready.
     pub fn start_at(address: SocketAddr, arguments: &[&str]) -> Self {
         let mut command = Command::new(binary("bawaba-channel"));
-        command.arg("--listen").arg(address.to_string());
+        command.arg("serve").arg("--listen").arg(address.to_string());
         command.args(arguments);
         let process = Process::spawn("bawaba-channel", &mut command);
         let address = process.listening();
-        Self { process, address }
+        until("the channel server is ready", by(PATIENCE), || {
+            let answer = http::get(address, "/readyz").ok()?;
+            (answer.status == 200).then_some(())
+        });
+        Self { process, address, recording: None }
     }
 
-    /// A live simulation of one exchange that trades round the clock.
+    /// A live simulation of one exchange that trades round the clock. Servers of one exchange serve the same.
     pub fn live(exchange: &str) -> Self {
         Self::start(&["--exchange", exchange, "--round-the-clock"])
+    }
+
+    /// A market that stands still in the middle of trading: each instrument has its state, and nothing moves by
+    /// itself. It is a recording of the simulation, long played to its end.
+    pub fn still(exchange: &str) -> Self {
+        const LONG_AGO: &str = "2026-01-04T10:00:00Z";
+        let scratch = Scratch::new();
+        let file = path(&scratch.path().join("still.jsonl"));
+        let simulation = ["--exchange", exchange, "--round-the-clock", "--anchor", LONG_AGO];
+        let length = ["--seconds", "5", "--updates-per-second", "1000"];
+        let recorded = Command::new(binary("bawaba-channel"))
+            .arg("record")
+            .args(simulation)
+            .args(length)
+            .arg(&file)
+            .output()
+            .expect("bawaba-channel runs");
+        let said = String::from_utf8_lossy(&recorded.stderr);
+        assert!(recorded.status.success(), "no recording: {said}");
+        let replay = ["--exchange", exchange, "--replay", &file, "--anchor", LONG_AGO];
+        let mut server = Self::start(&replay);
+        server.recording = Some(scratch);
+        server
     }
 }
 
@@ -69,9 +98,14 @@ impl Edge {
 
     /// As [`Self::start`], but returns at once.
     pub fn spawn(scratch: &Scratch, config: &Table) -> Self {
+        Self::spawn_by(scratch, config, |program| Command::new(program))
+    }
+
+    /// As [`Self::spawn`], with a command of the caller's making: on a core of its own, say.
+    pub fn spawn_by(scratch: &Scratch, config: &Table, command: impl FnOnce(&Path) -> Command) -> Self {
         let file = scratch.write("edge.toml", config.to_string());
         let address = |value: &Value| value["address"].as_str().and_then(|a| a.parse().ok());
-        let mut command = Command::new(binary("bawaba"));
+        let mut command = command(&binary("bawaba"));
         command.arg("serve").arg(file);
         Self {
             process: Process::spawn("bawaba", &mut command),
@@ -96,18 +130,12 @@ impl Edge {
     /// The value of a metric line that starts with `name` (labels included), if there is one.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let text = http::get(self.admin, "/metrics").ok()?.text();
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 }
 
 /// The usual configuration of an edge: one channel route `/ws` behind `filters`, its keys in the scratch directory.
-pub fn edge_config(
-    scratch: &Scratch,
-    keys: &Keys,
-    filters: &[&str],
-    clusters: &[(&str, &[SocketAddr])],
-) -> Table {
+pub fn edge_config(scratch: &Scratch, keys: &Keys, filters: &[&str], clusters: &[(&str, &[SocketAddr])]) -> Table {
     let jwks = keys.write_jwks(scratch);
     let mut config: Table = toml::toml! {
         [edge]
@@ -119,21 +147,13 @@ pub fn edge_config(
         name = "channels"
         path = "/ws"
     };
-    set(
-        &mut config,
-        "listener.0.address",
-        free_address().to_string(),
-    );
+    set(&mut config, "listener.0.address", free_address().to_string());
     set(&mut config, "admin.address", free_address().to_string());
     set(&mut config, "identity.jwks_file", path(&jwks));
     set(&mut config, "identity.issuer", ISSUER);
     set(&mut config, "identity.audience", AUDIENCE);
     for name in filters {
-        set(
-            &mut config,
-            &format!("filter.{name}.module"),
-            path(&filter(name)),
-        );
+        set(&mut config, &format!("filter.{name}.module"), path(&filter(name)));
         set(&mut config, &format!("filter.{name}.on_failure"), "deny");
     }
     let names: Vec<Value> = filters.iter().map(|&name| name.into()).collect();
@@ -142,11 +162,7 @@ pub fn edge_config(
         let name = exchange.to_ascii_lowercase();
         let endpoints: Vec<Value> = endpoints.iter().map(|e| e.to_string().into()).collect();
         set(&mut config, &format!("cluster.{name}.endpoints"), endpoints);
-        set(
-            &mut config,
-            &format!("cluster.{name}.health.interval"),
-            "200ms",
-        );
+        set(&mut config, &format!("cluster.{name}.health.interval"), "200ms");
         set(&mut config, &format!("route.0.channel.{exchange}"), name);
     }
     config
@@ -229,13 +245,7 @@ impl Stack {
         let mut config = edge_config(&scratch, &keys, filters, &clusters);
         change(&mut config);
         let edge = Edge::start(&scratch, &config);
-        Self {
-            keys,
-            edge,
-            egx,
-            adx,
-            scratch,
-        }
+        Self { keys, edge, egx, adx, scratch }
     }
 
     /// Opens `/ws` at the edge in the JSON form.

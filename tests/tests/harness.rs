@@ -12,23 +12,14 @@ fn a_configuration_is_changed_by_path() {
     };
     set(&mut config, "listener.0.address", "127.0.0.1:2");
     set(&mut config, "cluster.egx.health.interval", "200ms");
-    assert_eq!(
-        config["listener"][0]["address"].as_str(),
-        Some("127.0.0.1:2")
-    );
-    assert_eq!(
-        config["cluster"]["egx"]["health"]["interval"].as_str(),
-        Some("200ms")
-    );
+    assert_eq!(config["listener"][0]["address"].as_str(), Some("127.0.0.1:2"));
+    assert_eq!(config["cluster"]["egx"]["health"]["interval"].as_str(), Some("200ms"));
 }
 
 #[test]
 fn an_address_is_read_out_of_a_line() {
     let line = "12:00 INFO listening on 127.0.0.1:4711, exchange EGX";
-    assert_eq!(
-        address_after(line, "listening on "),
-        Some("127.0.0.1:4711".parse().unwrap())
-    );
+    assert_eq!(address_after(line, "listening on "), Some("127.0.0.1:4711".parse().unwrap()));
     assert_eq!(address_after(line, "admin on "), None);
 }
 
