@@ -253,10 +253,10 @@ fn index_lists(
     Ok((lists, changes))
 }
 
-/// One outcome per instrument of the directory.
+/// One outcome per instrument of the directory. Those on exchanges that the list does not speak about may get one too
+/// (a dual listing does, by its ISIN): the list is not among their exchange's editions, so nobody reads it.
 fn unroll(list: &List, directory: &Directory) -> Vec<Outcome> {
     let mut outcomes = vec![Outcome::NotListed; directory.len()];
-    let scope: Vec<u32> = list.exchanges.iter().filter_map(|exchange| directory.exchange_index(exchange)).collect();
     for entry in &list.entries {
         let outcome = match entry.status {
             Status::Compliant => Outcome::Listed,
@@ -265,7 +265,7 @@ fn unroll(list: &List, directory: &Directory) -> Vec<Outcome> {
             Status::UnderReview => Outcome::UnderReview,
         };
         let (ids, outcome) = resolve(entry, list, directory, outcome);
-        for id in ids.into_iter().filter(|&id| scope.contains(&directory.exchange_of(id))) {
+        for id in ids.into_iter() {
             let slot = &mut outcomes[id.0 as usize];
             // Said twice alike is said once; said twice differently is not said.
             *slot = if *slot == Outcome::NotListed || *slot == outcome { outcome } else { Outcome::AmbiguousEntry };
