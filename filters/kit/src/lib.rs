@@ -22,7 +22,7 @@ mod stamp;
 pub mod stream;
 
 pub use kind::Kind;
-pub use limits::Limits;
+pub use limits::{Limits, configure};
 pub use message::{Message, Metadata};
 pub use policy::{End, Policy, Refusal, Verdict, reason_of};
 pub use session::{Audience, Session, restrict};

@@ -4,6 +4,8 @@ use bawaba_channels::wire::Encoding;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::policy::Policy;
+
 /// Bounds and defaults of every stream.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -30,10 +32,11 @@ impl Limits {
         self.dialect.as_deref().and_then(Encoding::of_subprotocol)
     }
 
-    /// Splits a filter's configuration into the kit's part and the policy's. Empty text means `{}`.
+    /// Splits a configuration into the kit's part and the policy's.
     ///
-    /// The error is a sentence for the operator.
-    pub fn split(configuration: &[u8]) -> Result<(Self, Value), String> {
+    /// The policy's part is JSON text again: its types are then read by one kind of reader only, which halves what they
+    /// weigh in a module.
+    fn split(configuration: &[u8]) -> Result<(Self, Vec<u8>), String> {
         let text = configuration.trim_ascii();
         let text = if text.is_empty() { b"{}" } else { text };
         let mut all: Value =
@@ -53,6 +56,39 @@ impl Limits {
         if limits.message_bytes_max < 125 {
             return Err("kit: message_bytes_max: at least 125".into());
         }
-        Ok((limits, all))
+        Ok((limits, all.to_string().into_bytes()))
+    }
+}
+
+/// Builds a policy and the limits of its streams from a filter's configuration: one JSON object with the policy's
+/// settings, and the kit's under `kit`. Empty text means `{}`.
+///
+/// # Errors
+/// A sentence for the operator: what is wrong and where.
+pub fn configure<P: Policy>(configuration: &[u8]) -> Result<(P, Limits), String> {
+    let (limits, settings) = Limits::split(configuration)?;
+    let settings = serde_json::from_slice(&settings).map_err(|error| format!("settings: {error}"))?;
+    Ok((P::configure(settings)?, limits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_taken_whole_or_refused_with_a_sentence() {
+        let (limits, settings) = Limits::split(br#"{"kit":{"message_bytes_max":2000},"a":1}"#).unwrap();
+        assert_eq!((limits.message_bytes_max, settings.as_slice()), (2000, br#"{"a":1}"#.as_slice()));
+        assert_eq!(Limits::split(b" \n").unwrap().1, b"{}");
+        for (bad, says) in [
+            (&b"[]"[..], "not a JSON object"),
+            (b"{", "not JSON"),
+            (br#"{"kit":{"message_max":1}}"#, "message_max"),
+            (br#"{"kit":{"dialect":"soap"}}"#, "tradsys.v3.json"),
+            (br#"{"kit":{"message_bytes_max":5}}"#, "at least 125"),
+        ] {
+            let error = Limits::split(bad).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

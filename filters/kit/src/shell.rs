@@ -16,7 +16,7 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType, LogLevel};
 
 use crate::handshake::{Answer, Handshake};
-use crate::limits::Limits;
+use crate::limits::{Limits, configure};
 use crate::policy::{Policy, Refusal};
 use crate::stream::{Flow, Stream};
 
@@ -71,9 +71,8 @@ fn say(level: LogLevel, text: &str) {
 impl<P: Policy> Root<P> {
     fn configure(&self) -> Result<Built<P>, String> {
         let configuration = self.get_plugin_configuration().unwrap_or_default();
-        let (limits, settings) = Limits::split(&configuration)?;
-        let settings = serde_json::from_value(settings).map_err(|error| format!("settings: {error}"))?;
-        Ok(Built { policy: P::configure(settings)?, limits })
+        let (policy, limits) = configure(&configuration)?;
+        Ok(Built { policy, limits })
     }
 }
 

@@ -20,10 +20,19 @@ pub(crate) struct Memory {
     verdicts: HashMap<Instrument, Judged>,
     /// Verdicts hold until here: nothing in the register changes before.
     until: UnixNanos,
-    /// The exchange of each `subscribe` in flight, by id: its answer does not name it.
-    asked: VecDeque<(Option<u64>, String)>,
+    /// Each `subscribe` in flight, by id.
+    asked: VecDeque<(Option<u64>, Asked)>,
     /// (subscription, symbol) that the client knows to be refused.
     told: BTreeSet<(String, String)>,
+}
+
+/// What the answer to a `subscribe` does not say.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// Its exchange.
+    pub(crate) exchange: String,
+    /// Symbols that were refused on the way in: the client is told with the answer.
+    pub(crate) refused: Vec<String>,
 }
 
 /// A verdict, with what it says to the client already put together.
@@ -107,18 +116,18 @@ impl Memory {
         read(self.verdicts.entry(key).or_insert_with(|| fresh(&self.screening)))
     }
 
-    /// Notes the exchange of a subscribe that goes to the backend.
-    pub(crate) fn ask(&mut self, id: Option<u64>, exchange: &str) {
+    /// Notes a subscribe that goes to the backend.
+    pub(crate) fn ask(&mut self, id: Option<u64>, asked: Asked) {
         if self.asked.len() >= ASKED_MAX {
             self.asked.pop_front();
         }
-        self.asked.push_back((id, exchange.to_owned()));
+        self.asked.push_back((id, asked));
     }
 
-    /// The exchange of the subscribe that this answers, if it is remembered.
-    pub(crate) fn answered(&mut self, id: Option<u64>) -> Option<String> {
+    /// The subscribe that this id answers, if it is remembered.
+    pub(crate) fn answered(&mut self, id: Option<u64>) -> Option<Asked> {
         let at = self.asked.iter().position(|(known, _)| *known == id)?;
-        self.asked.remove(at).map(|(_, exchange)| exchange)
+        self.asked.remove(at).map(|(_, asked)| asked)
     }
 
     /// Whether the client still has to be told that this symbol no longer flows. Once the memory is full nobody is

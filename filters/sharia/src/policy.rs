@@ -10,7 +10,7 @@ use bawaba_filter_kit::{Audience, Kind, Message, Policy, Session, Verdict, reaso
 use bawaba_policies::sharia::{self, Mode, OrderTerms, Register, Rule, Screening};
 use bawaba_policies::{InstrumentRef, UnixNanos};
 
-use crate::memory::Memory;
+use crate::memory::{Asked, Memory};
 use crate::settings::{Opaque, OwnRecords, Settings};
 
 /// The policy: a register of boards, lists and instruments.
@@ -88,14 +88,16 @@ impl Sharia {
     fn subscribe(&self, memory: &mut Memory, message: &mut Message<'_>, now: UnixNanos) -> Verdict {
         let Some(exchange) = message.exchange() else { return Verdict::refuse(Reason::ProtocolMalformed) };
         let symbols: Vec<String> = message.symbols().iter().map(|symbol| symbol.to_string()).collect();
+        let mut refused = Vec::new();
         // All symbols may be asked for: updates and the answer are judged on the way out.
         for symbol in symbols.iter().filter(|symbol| *symbol != "*") {
             if let Some(reason) = memory.judged(&self.register, &exchange, symbol, now, |judged| judged.refusal) {
                 message.refuse_symbol(symbol, reason_of(reason));
+                refused.push(symbol.clone());
             }
         }
         if symbols.is_empty() || message.symbols_left().next().is_some() {
-            memory.ask(message.id(), &exchange);
+            memory.ask(message.id(), Asked { exchange: exchange.into_owned(), refused });
         }
         Verdict::Pass
     }
@@ -226,8 +228,12 @@ impl Sharia {
 
     /// Takes back what the backend accepted (it may, for a wildcard) and this session must not see.
     fn subscribed(&self, memory: &mut Memory, message: &mut Message<'_>, now: UnixNanos) -> Verdict {
-        let exchange = memory.answered(message.id());
+        let asked = memory.answered(message.id());
         let subscription = message.subscription().map(|name| name.into_owned()).unwrap_or_default();
+        let (exchange, refused) = asked.map_or((None, Vec::new()), |asked| (Some(asked.exchange), asked.refused));
+        for symbol in &refused {
+            memory.tell(&subscription, symbol);
+        }
         let symbols: Vec<String> = message.symbols().iter().map(|symbol| symbol.to_string()).collect();
         for symbol in symbols {
             let refusal = match &exchange {

@@ -63,7 +63,8 @@ impl TryFrom<Value> for Settings {
             }
         }
         let own = Own::deserialize(own)?;
-        let screening = sharia::Settings::deserialize(all)?;
+        // As text, so that the rules' types are read by one kind of reader in the whole module.
+        let screening = serde_json::from_str::<sharia::Settings>(&all.to_string())?;
         Ok(Self { screening, opaque: own.opaque, own_records: own.own_records })
     }
 }
