@@ -375,3 +375,6 @@ pub(crate) fn inner_text(bytes: &[u8], span: Span, number: u32) -> Result<Cow<'_
     })?;
     Ok(text.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

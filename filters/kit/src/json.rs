@@ -31,8 +31,8 @@ impl Span {
     }
 }
 
-/// Deepest nesting that is read: serde_json's own limit.
-const DEPTH_MAX: u32 = 127;
+/// Deepest nesting inside the object that is read: serde_json's own limit of 128, less the object and the border.
+const DEPTH_MAX: u32 = 126;
 
 /// Calls `each` with every member of the object that `text` is: the key as written (without quotes) and the
 /// span of the value. Returns the position of the closing brace.
@@ -241,3 +241,6 @@ fn escape(text: &[u8], at: usize) -> Result<usize, NotJson> {
         _ => Err(NotJson),
     }
 }
+
+#[cfg(test)]
+mod tests;

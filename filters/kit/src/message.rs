@@ -152,7 +152,7 @@ impl<'a> Message<'a> {
 
     /// Shortest time between two updates that a `subscribe` asks for, in milliseconds.
     pub fn update_rate_ms(&self) -> Option<u64> {
-        let span = self.present(Field::UpdateRate)?;
+        let span = self.present(Field::UpdateRate).filter(|_| self.kind() == Kind::Subscribe)?;
         match self.encoding? {
             Encoding::Json => core::str::from_utf8(span).ok()?.parse().ok(),
             Encoding::Proto => proto::varint(span, &mut 0).ok(),
