@@ -176,6 +176,11 @@ impl Calendar {
         self.instant(next, Time::midnight())
     }
 
+    /// When the local day of `at` began.
+    pub(crate) fn midnight_before(&self, at: i64) -> i64 {
+        self.instant(self.day_at(at), Time::midnight())
+    }
+
     /// The local date of an instant.
     pub(crate) fn day_at(&self, at: i64) -> Date {
         let instant = jiff::Timestamp::from_nanosecond(i128::from(at)).unwrap_or_default();

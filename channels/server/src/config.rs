@@ -59,7 +59,7 @@ pub(crate) struct Simulation {
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
     /// When the simulation begins. Servers with the same seed, anchor and rate serve the same streams, so give
-    /// every server of a fleet the same one. Default: the hour in which the process starts.
+    /// every server of a fleet the same one. Default: the exchange's midnight.
     #[arg(long, value_name = "RFC3339")]
     pub(crate) anchor: Option<Timestamp>,
     /// Trade always, whatever the exchange's hours.

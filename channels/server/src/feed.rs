@@ -11,6 +11,7 @@ use crate::sim::Sim;
 
 /// One thing that happened on the exchange.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are updates, and each moves straight into a ring")]
 pub(crate) enum Happening {
     /// A sequenced public update, its `subscription` still empty.
     Update {

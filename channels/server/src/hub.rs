@@ -16,11 +16,14 @@ use bawaba_channels::claims::Claims;
 use bawaba_channels::close::CloseCode;
 use bawaba_channels::name::Channel;
 use bawaba_channels::reason::Reason;
-use bawaba_channels::wire::{Drain, Encoding, ErrorEvent, Event, Market, Pong, Refreshed, Request, Timestamp, Update, Welcome};
+use bawaba_channels::wire::{
+    Alert, Drain, Encoding, ErrorEvent, Event, Market, MarketStatus, Pong, Refreshed, Request, Timestamp, Update, Welcome,
+};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
+use crate::calendar::Phase;
 use crate::fan::{Fan, SessionId};
 use crate::feed::{Feed, Happening, PhaseChange};
 use crate::instruments::Listing;
@@ -179,6 +182,8 @@ impl Hub {
         self = caught_up;
         self.happenings = happenings;
         self.apply_all(now());
+        // The phase may have turned in the part that was not told.
+        self.market = self.feed.phase();
         // The shell may have gone already; then nobody is left to tell.
         let _ = ready.send(());
         loop {
@@ -299,15 +304,18 @@ impl Hub {
             }
             Happening::Alert(alert) => {
                 self.announce(Channel::Alerts, |name| {
-                    Event::Alert(bawaba_channels::wire::Alert { subscription: Some(name.into()), ..alert.clone() })
+                    Event::Alert(Alert { subscription: Some(name.into()), ..alert.clone() })
                 });
             }
             Happening::Phase(phase) => {
                 self.market = phase;
+                if phase.phase == Phase::Closed {
+                    self.end_day(now);
+                }
                 let status = self.status();
                 self.announce(Channel::MarketStatus, |name| {
                     let subscription = Some(name.into());
-                    Event::MarketStatus(bawaba_channels::wire::MarketStatus { subscription, ..status.clone() })
+                    Event::MarketStatus(MarketStatus { subscription, ..status.clone() })
                 });
             }
         }
@@ -356,10 +364,9 @@ fn deliver(members: &HashMap<SessionId, Member>, fan: &Fan, lane: usize, update:
     let event = Event::Update(dressed);
     let mut frames = Frames::default();
     for follower in fan.members(lane) {
-        if update.seq > follower.after && let Some(member) = members.get(&follower.session) {
-            if !member.outbox.is_closing() {
-                member.outbox.put(frames.get(member.encoding, &event));
-            }
+        let Some(member) = members.get(&follower.session) else { continue };
+        if update.seq > follower.after && !member.outbox.is_closing() {
+            member.outbox.put(frames.get(member.encoding, &event));
         }
     }
 }

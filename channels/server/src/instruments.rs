@@ -138,7 +138,7 @@ mod tests {
             .enumerate()
             .map(|(i, d)| if i % 2 == 1 { d * 2 / 10 + d * 2 % 10 } else { *d })
             .sum();
-        isin.len() == 12 && sum % 10 == 0
+        isin.len() == 12 && sum.is_multiple_of(10)
     }
 
     #[test]

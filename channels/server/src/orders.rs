@@ -185,6 +185,19 @@ impl Accounts {
         told
     }
 
+    /// The day is over: what still rests is cancelled.
+    pub(crate) fn end_day(&mut self, now: i64) -> Vec<(String, Vec<Private>)> {
+        let stamp = Stamp { listing: &self.listing, epoch: &self.epoch, now };
+        let mut told = Vec::new();
+        for (user, number) in self.resting.iter_mut().flat_map(std::mem::take) {
+            if let Some(account) = self.accounts.get_mut(&user) {
+                let news = account.settle(number, &[], Remainder::Cancelled, &stamp);
+                told.push((user, news));
+            }
+        }
+        told
+    }
+
     /// A user's open orders, or positions, as they stand, oldest word first: the snapshot of a private channel.
     pub(crate) fn standing(&self, user: &str, channel: Channel, now: i64) -> Vec<Private> {
         let stamp = Stamp { listing: &self.listing, epoch: &self.epoch, now };

@@ -216,7 +216,7 @@ pub(crate) fn record(command: &config::Record) -> anyhow::Result<()> {
         ensure!(unique.len() == command.symbols.len(), "--symbols: a symbol is named twice");
         listing = listing.only(&command.symbols)?;
     }
-    let settings = settings(&command.simulation, now());
+    let settings = settings(&command.simulation, &listing, now());
     let file = std::fs::File::create(&command.file).with_context(|| command.file.display().to_string())?;
     let mut out = BufWriter::new(file);
     write(&mut out, Arc::new(listing), settings, command.seconds)?;

@@ -93,7 +93,7 @@ enum Step {
     More,
     /// Nothing to do.
     Taken,
-    Ask(Request),
+    Ask(Box<Request>),
     Refuse(Malformed),
     Pong(Bytes),
     End(Closing),
@@ -147,7 +147,7 @@ impl Reader {
                 Step::Ask(request) => {
                     self.malformed = 0;
                     let gone = Closing { code: CloseCode::RESTART, reason: "the server stops" };
-                    self.hub.send(Command::Ask(self.id, Box::new(request))).await.map_err(|_| gone)?;
+                    self.hub.send(Command::Ask(self.id, request)).await.map_err(|_| gone)?;
                 }
                 Step::Refuse(malformed) => {
                     let refusal = Refusal::new(Reason::ProtocolMalformed, malformed.detail);
@@ -209,7 +209,7 @@ impl Reader {
 
 fn read(encoding: Encoding, bytes: &[u8]) -> Step {
     match Request::decode(encoding, bytes) {
-        Ok(request) => Step::Ask(request),
+        Ok(request) => Step::Ask(Box::new(request)),
         Err(malformed) => Step::Refuse(malformed),
     }
 }

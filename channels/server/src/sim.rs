@@ -97,7 +97,9 @@ impl Sim {
             weights.push(total);
         }
         for (index, instrument) in listing.instruments.iter().enumerate() {
-            lines.push(Line::new(&listing.rules, instrument.reference(), mix(key, index as u64)));
+            let mut line = Line::new(&listing.rules, instrument.reference(), mix(key, index as u64));
+            line.time = settings.anchor;
+            lines.push(line);
         }
         let mut sim = Self {
             epoch: format!("sim-{key:016x}"),
@@ -148,9 +150,8 @@ impl Sim {
 
     /// Gives out the state of every instrument as it stands.
     fn open(&mut self, out: &mut Vec<Happening>) {
-        let time = self.next_at();
         for index in 0..self.lines.len() {
-            self.emit_state(index, time, out);
+            self.emit_state(index, out);
             let seq = self.lines[index].trades;
             out.push(Happening::Standing { channel: Channel::Trades, instrument: Some(index), seq });
         }
@@ -178,9 +179,10 @@ impl Sim {
         let total = self.weights.last().copied().unwrap_or(1);
         let ticket = draw.below(total);
         let index = self.weights.partition_point(|sum| *sum <= ticket);
+        self.lines[index].time = now;
         let moved = self.lines[index].step(&self.listing.rules, self.market.phase, &mut draw);
         if let Some(out) = out.as_deref_mut() {
-            self.emit_move(index, now, &moved, out);
+            self.emit_move(index, &moved, out);
         }
         if self.step % self.news_every_steps == self.news_every_steps / 2 {
             self.news(now, &mut draw, out);
@@ -225,13 +227,14 @@ impl Sim {
             return;
         }
         for index in 0..self.lines.len() {
+            self.lines[index].time = now;
             if new_day {
                 self.lines[index].begin_day(&self.listing.rules);
             }
             let mut draw = Draw::new(mix(mix(self.key, self.step as u64), index as u64 + 1));
             let moved = if uncross { self.lines[index].uncross(&mut draw) } else { self.lines[index].restate() };
             if let Some(out) = out.as_deref_mut() {
-                self.emit_move(index, now, &moved, out);
+                self.emit_move(index, &moved, out);
             }
         }
         self.day = day;
@@ -252,23 +255,25 @@ impl Sim {
         }
     }
 
-    fn emit_state(&self, index: usize, time: i64, out: &mut Vec<Happening>) {
+    fn emit_state(&self, index: usize, out: &mut Vec<Happening>) {
         let line = &self.lines[index];
+        let time = line.time;
         let quote = self.update(Some(index), line.quotes, time, Data::Quote(line.quote(&self.listing.rules)));
         let book = self.update(Some(index), line.quotes, time, Data::Book(line.book(&self.listing.rules)));
         out.push(Happening::Update { channel: Channel::MarketData, instrument: Some(index), update: quote });
         out.push(Happening::Update { channel: Channel::OrderBook, instrument: Some(index), update: book });
     }
 
-    fn emit_move(&self, index: usize, time: i64, moved: &Move, out: &mut Vec<Happening>) {
+    fn emit_move(&self, index: usize, moved: &Move, out: &mut Vec<Happening>) {
         if let Some(trade) = moved.trade(&self.listing.rules) {
-            let mut update = self.update(Some(index), self.lines[index].trades, time, Data::Trade(trade));
+            let line = &self.lines[index];
+            let mut update = self.update(Some(index), line.trades, line.time, Data::Trade(trade));
             if let Some(Data::Trade(trade)) = &mut update.data {
                 trade.trade_id = format!("{}-{}-{}", self.listing.exchange, self.listing.instruments[index].symbol, update.seq);
             }
             out.push(Happening::Update { channel: Channel::Trades, instrument: Some(index), update });
         }
-        self.emit_state(index, time, out);
+        self.emit_state(index, out);
         if let Some(percent) = moved.crossed_percent {
             let symbol = self.listing.instruments[index].symbol;
             let text = format!("{symbol} moved {percent} % from its previous close (simulated)");

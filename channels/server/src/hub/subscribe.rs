@@ -61,7 +61,7 @@ impl Hub {
                 _ => ring.seq(),
             };
             let recovered = matches!(begin, Begin::Resumed { .. });
-            let (epoch, seq) = if has_sequence(channel) { (self.feed.epoch().to_owned(), ring.seq()) } else { Default::default() };
+            let (epoch, seq) = if has_sequence(channel) { (self.feed.epoch().to_owned(), after) } else { Default::default() };
             answer.accepted.push(Accepted { symbol, epoch, seq, recovered });
             begun.push((lane, begin, after));
         }

@@ -3,6 +3,8 @@
 //! Every change of a user's orders goes to each session that follows that user's `orders`, with its sequence number;
 //! the answer to a request is a copy of the newest of them with the request's `id`.
 
+use std::sync::atomic::Ordering;
+
 use bawaba_channels::name::Channel;
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{Accepted, Data, Event, Gap, Order, Subscribe, Subscribed};
@@ -13,17 +15,20 @@ use crate::fan::SessionId;
 use crate::orders::{BookView, MarketView, Private, Watcher};
 use crate::price::mils;
 use crate::ring::Begin;
-use std::sync::atomic::Ordering;
+
+/// Longest name of a user.
+const USER_BYTES_MAX: usize = 256;
 
 impl Member {
     /// For whom a request acts: an edge names the user, everyone else is one.
     fn actor(&self, named: Option<&String>) -> Result<String, Refusal> {
+        let fits = |user: &&String| !user.is_empty() && user.len() <= USER_BYTES_MAX;
         if self.claims.is_edge() {
-            let text = "on a trunk, orders and private channels name their user";
-            return named.filter(|user| !user.is_empty()).cloned().ok_or_else(|| Refusal::new(Reason::ProtocolMalformed, text));
+            let text = format!("on a trunk, orders and private channels name their user, in at most {USER_BYTES_MAX} bytes");
+            return named.filter(fits).cloned().ok_or_else(|| Refusal::new(Reason::ProtocolMalformed, text));
         }
-        let text = "orders and private channels need a token with a subject";
-        self.claims.sub.clone().ok_or_else(|| Refusal::new(Reason::AuthMissing, text))
+        let text = format!("orders and private channels need a token with a subject of at most {USER_BYTES_MAX} bytes");
+        self.claims.sub.as_ref().filter(fits).cloned().ok_or_else(|| Refusal::new(Reason::AuthMissing, text))
     }
 
     /// A private update as this session sees it: only a trunk is told whose it is.
@@ -99,6 +104,13 @@ impl Hub {
         }
     }
 
+    /// The market closed: orders were for the day.
+    pub(super) fn end_day(&mut self, now: i64) {
+        for (user, news) in self.accounts.end_day(now) {
+            self.tell_watchers(&user, &news);
+        }
+    }
+
     fn tell_watchers(&self, user: &str, news: &[Private]) {
         let Some(account) = self.accounts.get(user) else { return };
         for update in news {
@@ -138,7 +150,7 @@ impl Hub {
         };
         account.watchers.retain(|w| (w.session, w.channel) != (id, channel));
         account.watchers.push(Watcher { session: id, channel, name: name.clone(), after });
-        let accepted = vec![Accepted { symbol: String::new(), epoch, seq, recovered }];
+        let accepted = vec![Accepted { symbol: String::new(), epoch, seq: after.max(seq), recovered }];
         let subscription = Some(name.clone());
         self.tell(id, &Event::Subscribed(Subscribed { id: request.id, subscription, accepted, refused: Vec::new() }))?;
 

@@ -121,6 +121,18 @@ fn orders_gather_in_an_auction_and_trade_at_last_only_at_the_close() {
 }
 
 #[test]
+fn what_rests_at_the_end_of_the_day_is_cancelled() {
+    let (mut accounts, comi) = accounts();
+    let view = market(&accounts, Phase::Continuous, 1, &BIDS, &ASKS);
+    accounts.place("u", comi, &order("buy", Some("84.51"), 500), &view, 1).unwrap();
+    let told = accounts.end_day(2);
+    let [(user, news)] = told.as_slice() else { panic!("one order") };
+    let [Private::Order(update)] = news.as_slice() else { panic!("one update") };
+    assert_eq!((user.as_str(), update.status.as_str(), update.filled_quantity), ("u", "cancelled", quantity(200)));
+    assert!(!accounts.rests_on(comi) && accounts.end_day(3).is_empty());
+}
+
+#[test]
 fn a_user_cannot_cancel_the_order_of_another() {
     let (mut accounts, comi) = accounts();
     let view = market(&accounts, Phase::Continuous, 1, &BIDS, &ASKS);

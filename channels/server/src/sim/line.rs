@@ -32,6 +32,8 @@ pub(super) struct Line {
     pub(super) quotes: u64,
     /// Sequence number of the trades.
     pub(super) trades: u64,
+    /// When it last changed, in nanoseconds since the epoch.
+    pub(super) time: i64,
 }
 
 /// What a step did besides moving the quote.
@@ -70,6 +72,7 @@ impl Line {
             alerted: false,
             quotes: 1,
             trades: 0,
+            time: 0,
         };
         line.confine(rules);
         line
@@ -207,7 +210,7 @@ impl Line {
                 book.asks.push(level(true, ask, depth));
             }
             // Every fourth price holds no orders.
-            let gap = 1 + i64::from(mix(self.key, depth as u64) % 4 == 0);
+            let gap = 1 + i64::from(mix(self.key, depth as u64).is_multiple_of(4));
             ask = rules.above_by(ask, gap);
             bid = (0..gap).fold(bid, |p, _| if rules.below(p) < p { rules.below(p) } else { 0 });
         }

@@ -39,10 +39,10 @@ fn a_late_starter_gives_what_an_early_one_gave() {
     let mut tail = Vec::new();
     late.start(anchor + 2999 * late.interval_ns, 10, &mut tail);
     assert_eq!(early.epoch(), late.epoch());
-    let by_place: HashMap<_, _> = updates(&all).map(|(c, i, u)| ((c, i, u.seq), &u.data)).collect();
+    let by_place: HashMap<_, _> = updates(&all).map(|(c, i, u)| ((c, i, u.seq), u)).collect();
     let mut compared = 0;
     for (channel, index, update) in updates(&tail) {
-        assert_eq!(by_place[&(channel, index, update.seq)], &update.data);
+        assert_eq!(by_place[&(channel, index, update.seq)], update);
         compared += 1;
     }
     assert!(compared > 600, "{compared}");

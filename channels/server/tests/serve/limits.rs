@@ -82,7 +82,7 @@ fn a_slow_reader_is_cut_off_and_others_do_not_notice() {
         let update = quick.next_update();
         assert_eq!(update.seq, expected);
         expected += 1;
-        cut = expected % 200 == 0 && server.get("/load").contains("\"sessions\":1,");
+        cut = expected.is_multiple_of(200) && server.get("/load").contains("\"sessions\":1,");
     }
     assert!(server.logged("session closed").contains("code=4008"));
 }

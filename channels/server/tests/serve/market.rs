@@ -22,14 +22,12 @@ fn a_subscriber_gets_its_answer_a_snapshot_and_then_every_number() {
             assert_eq!((answer.refused[0].symbol.as_str(), answer.refused[0].code.as_str()), ("NOPE", "channel.symbol_unknown"));
             let accepted = &answer.accepted[0];
             let name = answer.subscription.unwrap();
-            let mut expected = accepted.seq;
-            for place in 0..20 {
+            for (place, expected) in (accepted.seq..).take(20).enumerate() {
                 let update = client.until(|event| match event {
                     Event::Update(update) if update.subscription == name => Some(update),
                     _ => None,
                 });
                 assert_eq!((update.seq, &update.epoch, update.snapshot), (expected, &accepted.epoch, place == 0));
-                expected += 1;
             }
         }
     }
@@ -228,6 +226,51 @@ fn a_closed_market_takes_subscriptions_and_says_when_it_opens() {
     client.json(r#"{"type":"order","id":5,"op":"place","exchange":"EGX","symbol":"COMI","side":"buy","order_type":"limit","price":"84.50","quantity":"5"}"#);
     let Event::Error(error) = client.next() else { panic!("refused") };
     assert_eq!((error.id, error.code.as_str()), (Some(5), "channel.closed"));
+}
+
+#[test]
+fn the_end_of_an_auction_is_told_and_begins_the_trading() {
+    // A zone in which it is noon now, and an auction that ends in a few seconds.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let hours_to_noon = 12 - (now / 3600 % 24) as i64;
+    let end = 12 * 3600 + now % 3600 + 4;
+    let end = format!("{:02}:{:02}:{:02}", end / 3600, end / 60 % 60, end % 60);
+    let phases = format!(
+        r#""phases": [{{"phase": "pre_open", "local_name": "a", "start": "11:00", "end": "{end}"}},
+           {{"phase": "continuous", "local_name": "b", "start": "{end}", "end": "23:00"}}]}}"#
+    );
+    // Etc zones have the sign of their distance to UTC reversed.
+    let data = include_str!("../../data/egx.json")
+        .replace("Africa/Cairo", &format!("Etc/GMT{}{}", if hours_to_noon > 0 { "-" } else { "+" }, hours_to_noon.abs()))
+        .replace(r#""date": "20"#, r#""date": "19"#)
+        .replace(r#""ramadan", "enabled": true"#, r#""ramadan", "enabled": false"#)
+        .replace(r#""thursday"]"#, r#""thursday", "friday", "saturday"]"#);
+    let (head, rest) = data.split_once(r#""phases": ["#).unwrap();
+    let (_, tail) = rest.split_once("]}").unwrap();
+    let data = TempFile::new("auction.json", &format!("{head}{phases}{tail}"));
+    let server = Server::start(&["--exchange", "EGX", "--data", data.path(), "--updates-per-second", "500"]);
+    let mut client = Client::open(&server, Encoding::Json, r#"{"sub":"u"}"#);
+    let Event::Welcome(welcome) = client.next() else { panic!("welcome first") };
+    let market = &welcome.markets["EGX"];
+    assert_eq!((market.phase.as_str(), market.until), ("pre_open", market.next_open));
+    client.subscribe(subscribe("trades", "EGX", &["*"]));
+    client.subscribe(Subscribe { id: Some(2), snapshot: Some(false), ..subscribe("market_status", "EGX", &[]) });
+    let opened = market.until.unwrap();
+    let mut told = false;
+    let mut uncrossed = std::collections::HashSet::new();
+    while uncrossed.len() < 67 {
+        match client.next() {
+            Event::MarketStatus(status) => {
+                assert_eq!((status.phase.as_str(), status.source.as_str(), told), ("continuous", "calendar", false));
+                told = true;
+            }
+            Event::Update(update) => {
+                assert!(told && update.time >= opened, "no trade before the end of the auction");
+                uncrossed.insert(update.symbol);
+            }
+            _ => {}
+        }
+    }
 }
 
 #[test]
