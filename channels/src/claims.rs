@@ -9,8 +9,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -222,9 +222,9 @@ impl<'de> Deserialize<'de> for QuotaClaim {
         }
         match Option::<Form>::deserialize(d)? {
             None | Some(Form::Limit(-1) | Form::Object { limit: None | Some(-1) }) => Ok(Self(None)),
-            Some(Form::Limit(limit) | Form::Object { limit: Some(limit) }) => {
-                u64::try_from(limit).map(|limit| Self(Some(limit))).map_err(|_| D::Error::custom("a limit is not negative"))
-            }
+            Some(Form::Limit(limit) | Form::Object { limit: Some(limit) }) => u64::try_from(limit)
+                .map(|limit| Self(Some(limit)))
+                .map_err(|_| D::Error::custom("a limit is not negative")),
         }
     }
 }

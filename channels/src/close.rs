@@ -46,10 +46,7 @@ impl CloseCode {
 
     /// The stable label for metrics and logs; `"other"` for codes outside [`Self::TABLE`].
     pub fn label(self) -> &'static str {
-        Self::TABLE
-            .iter()
-            .find(|row| row.0 == self)
-            .map_or("other", |row| row.1)
+        Self::TABLE.iter().find(|row| row.0 == self).map_or("other", |row| row.1)
     }
 }
 

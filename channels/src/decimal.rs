@@ -35,15 +35,13 @@ impl Decimal {
 
     /// Whether a decoded value lies in the range that the text form can say.
     pub const fn is_valid(&self) -> bool {
-        self.scale <= Self::SCALE_MAX
-            && self.mantissa.unsigned_abs() < 10u64.pow(Self::DIGITS_MAX as u32)
+        self.scale <= Self::SCALE_MAX && self.mantissa.unsigned_abs() < 10u64.pow(Self::DIGITS_MAX as u32)
     }
 
     /// The same value with `scale` digits after the point, or `None` if that loses digits or overflows.
     pub fn rescaled(self, scale: u32) -> Option<Self> {
         let mantissa = if scale >= self.scale {
-            self.mantissa
-                .checked_mul(10i64.checked_pow(scale - self.scale)?)?
+            self.mantissa.checked_mul(10i64.checked_pow(scale - self.scale)?)?
         } else {
             let divisor = 10i64.checked_pow(self.scale - scale)?;
             if self.mantissa % divisor != 0 {
@@ -91,13 +89,7 @@ impl fmt::Display for Decimal {
         if scale == 0 {
             return write!(f, "{digits}");
         }
-        write!(
-            f,
-            "{}.{:0width$}",
-            digits / divisor,
-            digits % divisor,
-            width = scale as usize
-        )
+        write!(f, "{}.{:0width$}", digits / divisor, digits % divisor, width = scale as usize)
     }
 }
 
@@ -125,10 +117,7 @@ impl FromStr for Decimal {
             }
             mantissa = mantissa * 10 + i64::from(byte - b'0');
         }
-        Ok(Self {
-            mantissa: if negative { -mantissa } else { mantissa },
-            scale: fraction.len() as u32,
-        })
+        Ok(Self { mantissa: if negative { -mantissa } else { mantissa }, scale: fraction.len() as u32 })
     }
 }
 
@@ -161,27 +150,11 @@ mod tests {
     fn the_text_form_keeps_trailing_zeros_and_refuses_what_is_not_a_decimal() {
         for good in ["0", "84.50", "-0.001", "123456789.123456789", "000.5"] {
             let value: Decimal = good.parse().unwrap();
-            assert_eq!(
-                value
-                    .to_string()
-                    .trim_start_matches('0')
-                    .trim_start_matches("-0"),
-                { good.trim_start_matches('0').trim_start_matches("-0") }
-            );
+            assert_eq!(value.to_string().trim_start_matches('0').trim_start_matches("-0"), {
+                good.trim_start_matches('0').trim_start_matches("-0")
+            });
         }
-        for bad in [
-            "",
-            ".",
-            "1.",
-            ".5",
-            "1e3",
-            "+1",
-            "--1",
-            " 1",
-            "1.0000000001",
-            "1234567890123456789",
-            "١",
-        ] {
+        for bad in ["", ".", "1.", ".5", "1e3", "+1", "--1", " 1", "1.0000000001", "1234567890123456789", "١"] {
             assert_eq!(bad.parse::<Decimal>(), Err(NotDecimal), "{bad:?}");
         }
     }

@@ -164,12 +164,7 @@ impl Decoder {
     /// A decoder for frames written by `sender`; a message of more than `message_bytes_max` payload
     /// bytes is refused at the header that crosses the limit.
     pub const fn new(sender: Sender, message_bytes_max: u32) -> Self {
-        Self {
-            sender,
-            message_bytes_max,
-            open: None,
-            closed: false,
-        }
+        Self { sender, message_bytes_max, open: None, closed: false }
     }
 
     /// Whether the next frame begins a new message (no fragment is outstanding).
@@ -195,8 +190,7 @@ impl Decoder {
         if first & 0x70 != 0 {
             return Err(FrameError::ReservedBit);
         }
-        let opcode =
-            Opcode::from_bits(first & 0x0F).ok_or(FrameError::ReservedOpcode(first & 0x0F))?;
+        let opcode = Opcode::from_bits(first & 0x0F).ok_or(FrameError::ReservedOpcode(first & 0x0F))?;
         let fin = first & 0x80 != 0;
         let masked = second & 0x80 != 0;
         match (self.sender, masked) {
@@ -243,12 +237,9 @@ impl Decoder {
             short => (u64::from(short), 0),
         };
         if !opcode.is_control()
-            && u64::from(self.open.unwrap_or(0)).saturating_add(len)
-                > u64::from(self.message_bytes_max)
+            && u64::from(self.open.unwrap_or(0)).saturating_add(len) > u64::from(self.message_bytes_max)
         {
-            return Err(FrameError::TooLarge {
-                limit: self.message_bytes_max,
-            });
+            return Err(FrameError::TooLarge { limit: self.message_bytes_max });
         }
         let mask = if masked {
             let Some(key) = rest[extended..].first_chunk::<4>() else {
@@ -260,13 +251,7 @@ impl Decoder {
         };
         let header_len = 2 + extended + if masked { 4 } else { 0 };
         // A payload within a u32 limit (or a control's 125) fits usize on every target we build for.
-        Ok(Some(Header {
-            fin,
-            opcode,
-            mask,
-            header_len,
-            payload_len: len as usize,
-        }))
+        Ok(Some(Header { fin, opcode, mask, header_len, payload_len: len as usize }))
     }
 
     /// Takes the frame at the start of `input` once it is whole, unmasking its payload in place.
@@ -304,12 +289,7 @@ impl Decoder {
 
 /// XORs `payload` with the masking `key`, `offset` bytes into the frame's payload (RFC 6455, 5.3).
 pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
-    let key = [
-        key[offset % 4],
-        key[(offset + 1) % 4],
-        key[(offset + 2) % 4],
-        key[(offset + 3) % 4],
-    ];
+    let key = [key[offset % 4], key[(offset + 1) % 4], key[(offset + 2) % 4], key[(offset + 3) % 4]];
     let word = u32::from_ne_bytes(key);
     let wide = u64::from(word) << 32 | u64::from(word);
     let (chunks, tail) = payload.as_chunks_mut::<8>();
@@ -325,11 +305,7 @@ pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
 ///
 /// Control frames must be `fin` and at most 125 bytes: longer payloads are cut there.
 pub fn encode(out: &mut Vec<u8>, fin: bool, opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) {
-    let payload = if opcode.is_control() {
-        &payload[..payload.len().min(CONTROL_BYTES_MAX)]
-    } else {
-        payload
-    };
+    let payload = if opcode.is_control() { &payload[..payload.len().min(CONTROL_BYTES_MAX)] } else { payload };
     out.reserve(HEADER_BYTES_MAX + payload.len());
     out.push(if fin || opcode.is_control() { 0x80 } else { 0 } | opcode as u8);
     let masked = if mask.is_some() { 0x80 } else { 0 };

@@ -43,12 +43,7 @@ pub struct Lost {
 impl Log {
     /// An empty log that holds at most `bytes_max` bytes of frames, and always the newest one.
     pub const fn new(bytes_max: usize) -> Self {
-        Self {
-            entries: VecDeque::new(),
-            first: 0,
-            bytes: 0,
-            bytes_max,
-        }
+        Self { entries: VecDeque::new(), first: 0, bytes: 0, bytes_max }
     }
 
     /// Appends a finished frame; old entries make room.
@@ -86,14 +81,9 @@ impl Log {
     /// The entries from `cursor` on, oldest first; [`Lost`] if the reader was overtaken.
     pub fn read(&self, cursor: Cursor) -> Result<impl Iterator<Item = &Entry> + '_, Lost> {
         if cursor.0 < self.first {
-            return Err(Lost {
-                first: Cursor(self.first),
-                missed: self.first - cursor.0,
-            });
+            return Err(Lost { first: Cursor(self.first), missed: self.first - cursor.0 });
         }
-        let skip = usize::try_from(cursor.0 - self.first)
-            .unwrap_or(usize::MAX)
-            .min(self.entries.len());
+        let skip = usize::try_from(cursor.0 - self.first).unwrap_or(usize::MAX).min(self.entries.len());
         Ok(self.entries.range(skip..))
     }
 

@@ -38,12 +38,7 @@ pub struct Assembler {
 impl Assembler {
     /// An assembler with no message open.
     pub const fn new() -> Self {
-        Self {
-            opcode: None,
-            parts: Vec::new(),
-            checked: 0,
-            deliver: false,
-        }
+        Self { opcode: None, parts: Vec::new(), checked: 0, deliver: false }
     }
 
     /// Takes one frame; `Ok(None)` while the message is not whole.
@@ -61,15 +56,11 @@ impl Assembler {
             Opcode::Ping => Ok(Some(Message::Ping(payload))),
             Opcode::Pong => Ok(Some(Message::Pong(payload))),
             Opcode::Close => Ok(Some(Message::Close(parse_close(payload)?))),
-            opcode @ (Opcode::Text | Opcode::Binary) if frame.header.fin => {
-                Ok(Some(if opcode == Opcode::Text {
-                    Message::Text(
-                        simdutf8::basic::from_utf8(payload).map_err(|_| FrameError::NotUtf8)?,
-                    )
-                } else {
-                    Message::Binary(payload)
-                }))
-            }
+            opcode @ (Opcode::Text | Opcode::Binary) if frame.header.fin => Ok(Some(if opcode == Opcode::Text {
+                Message::Text(simdutf8::basic::from_utf8(payload).map_err(|_| FrameError::NotUtf8)?)
+            } else {
+                Message::Binary(payload)
+            })),
             opcode @ (Opcode::Text | Opcode::Binary) => {
                 self.opcode = Some(opcode);
                 self.extend(payload)?;
@@ -84,8 +75,7 @@ impl Assembler {
                 match self.opcode.take() {
                     Some(Opcode::Text) if self.checked == self.parts.len() => {
                         // Checked fragment by fragment above; this second look is cheap and keeps the code safe.
-                        let text = simdutf8::basic::from_utf8(&self.parts)
-                            .map_err(|_| FrameError::NotUtf8)?;
+                        let text = simdutf8::basic::from_utf8(&self.parts).map_err(|_| FrameError::NotUtf8)?;
                         Ok(Some(Message::Text(text)))
                     }
                     Some(Opcode::Text) => Err(FrameError::NotUtf8),

@@ -21,9 +21,7 @@ pub enum NameError {
     #[error("a symbol or exchange has 1 to 12 characters from A-Z, 0-9, '.', '_' and '-'")]
     Code,
     /// No such channel.
-    #[error(
-        "no such channel: use market_data, order_book, trades, news, alerts, market_status, orders or positions"
-    )]
+    #[error("no such channel: use market_data, order_book, trades, news, alerts, market_status, orders or positions")]
     Channel,
     /// Not of the form `exchange/channel/SYMBOL`.
     #[error("a channel name is exchange/channel/SYMBOL or exchange/channel")]
@@ -51,10 +49,7 @@ impl FromStr for Code {
         }
         let mut bytes = [0; Self::BYTES_MAX];
         bytes[..text.len()].copy_from_slice(text.as_bytes());
-        Ok(Self {
-            len: text.len() as u8,
-            bytes,
-        })
+        Ok(Self { len: text.len() as u8, bytes })
     }
 }
 
@@ -125,10 +120,7 @@ impl Channel {
 
     /// Only the newest state matters: a slow reader may skip to a snapshot.
     pub const fn is_state(self) -> bool {
-        matches!(
-            self,
-            Self::MarketData | Self::OrderBook | Self::MarketStatus
-        )
+        matches!(self, Self::MarketData | Self::OrderBook | Self::MarketStatus)
     }
 
     /// Belongs to one user.
@@ -146,10 +138,7 @@ impl FromStr for Channel {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::ALL
-            .into_iter()
-            .find(|channel| channel.as_str() == text)
-            .ok_or(NameError::Channel)
+        Self::ALL.into_iter().find(|channel| channel.as_str() == text).ok_or(NameError::Channel)
     }
 }
 
@@ -213,22 +202,13 @@ impl ChannelName {
         if channel.is_per_symbol() != symbol.is_some() {
             return Err(NameError::Form);
         }
-        Ok(Self {
-            exchange,
-            channel,
-            symbol,
-        })
+        Ok(Self { exchange, channel, symbol })
     }
 }
 
 impl fmt::Display for ChannelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}/{}",
-            self.exchange.as_str().to_ascii_lowercase(),
-            self.channel
-        )?;
+        write!(f, "{}/{}", self.exchange.as_str().to_ascii_lowercase(), self.channel)?;
         match self.symbol {
             Some(symbol) => write!(f, "/{symbol}"),
             None => Ok(()),
@@ -243,29 +223,13 @@ mod tests {
 
     #[test]
     fn a_channel_name_reads_back_as_it_was_written() {
-        for good in [
-            "egx/market_data/COMI",
-            "adx/order_book/2POINTZERO",
-            "adx/market_status",
-            "egx/trades/EGX30ETF",
-        ] {
+        for good in ["egx/market_data/COMI", "adx/order_book/2POINTZERO", "adx/market_status", "egx/trades/EGX30ETF"] {
             assert_eq!(ChannelName::parse(good).unwrap().to_string(), good);
         }
-        for bad in [
-            "",
-            "egx",
-            "EGX/market_data/COMI",
-            "egx/market_data",
-            "egx/market_status/COMI",
-            "egx/quotes/COMI",
-        ] {
+        for bad in ["", "egx", "EGX/market_data/COMI", "egx/market_data", "egx/market_status/COMI", "egx/quotes/COMI"] {
             assert!(ChannelName::parse(bad).is_err(), "{bad}");
         }
-        for bad in [
-            "egx/market_data/comi",
-            "egx/market_data/COMI/",
-            "egx/market_data/THIRTEENCHARS",
-        ] {
+        for bad in ["egx/market_data/comi", "egx/market_data/COMI/", "egx/market_data/THIRTEENCHARS"] {
             assert!(ChannelName::parse(bad).is_err(), "{bad}");
         }
     }

@@ -90,11 +90,7 @@ impl FromStr for Reason {
     type Err = UnknownReason;
 
     fn from_str(word: &str) -> Result<Self, UnknownReason> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|reason| reason.word() == word)
-            .ok_or(UnknownReason)
+        Self::ALL.iter().copied().find(|reason| reason.word() == word).ok_or(UnknownReason)
     }
 }
 

@@ -77,10 +77,7 @@ pub struct Malformed {
 
 impl Malformed {
     pub(crate) fn new(detail: impl Into<String>) -> Self {
-        Self {
-            detail: detail.into(),
-            id: None,
-        }
+        Self { detail: detail.into(), id: None }
     }
 }
 
@@ -88,10 +85,7 @@ impl Malformed {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Envelope {
     /// What it holds. Requests have tags below 16, events from 16.
-    #[prost(
-        oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30"
-    )]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30")]
     pub body: Option<Body>,
 }
 
@@ -169,8 +163,7 @@ struct Tag<'a> {
 }
 
 fn tag(text: &[u8]) -> Result<Tag<'_>, Malformed> {
-    serde_json::from_slice(text)
-        .map_err(|error| Malformed::new(alloc::format!("not a JSON message: {error}")))
+    serde_json::from_slice(text).map_err(|error| Malformed::new(alloc::format!("not a JSON message: {error}")))
 }
 
 fn body_from_json<'a, T: Deserialize<'a>>(text: &'a [u8], tag: &Tag<'_>) -> Result<T, Malformed> {
@@ -195,11 +188,9 @@ fn to_json_tagged<T: serde::Serialize>(out: &mut Vec<u8>, kind: &str, body: &T) 
 }
 
 fn envelope(bytes: &[u8]) -> Result<Body, Malformed> {
-    let envelope = Envelope::decode(bytes)
-        .map_err(|error| Malformed::new(alloc::format!("not a protobuf Envelope: {error}")))?;
-    envelope
-        .body
-        .ok_or_else(|| Malformed::new("the Envelope holds no message that this version knows"))
+    let envelope =
+        Envelope::decode(bytes).map_err(|error| Malformed::new(alloc::format!("not a protobuf Envelope: {error}")))?;
+    envelope.body.ok_or_else(|| Malformed::new("the Envelope holds no message that this version knows"))
 }
 
 fn put_envelope(out: &mut Vec<u8>, body: Body) {

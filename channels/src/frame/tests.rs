@@ -22,30 +22,15 @@ fn a_frame_that_breaks_rfc_6455_is_refused_at_its_header() {
         (&[0x88, 127], FrameError::LongControl),
         (&[0x80, 0], FrameError::NothingToContinue),
         (&[0x82, 126, 0, 125], FrameError::LengthForm),
-        (
-            &[0x82, 127, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF],
-            FrameError::LengthForm,
-        ),
-        (
-            &[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0],
-            FrameError::LengthForm,
-        ),
-        (
-            &[0x82, 126, 0x03, 0xE9],
-            FrameError::TooLarge { limit: 1000 },
-        ),
-        (
-            &[0x82, 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF],
-            FrameError::TooLarge { limit: 1000 },
-        ),
+        (&[0x82, 127, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], FrameError::LengthForm),
+        (&[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0], FrameError::LengthForm),
+        (&[0x82, 126, 0x03, 0xE9], FrameError::TooLarge { limit: 1000 }),
+        (&[0x82, 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF], FrameError::TooLarge { limit: 1000 }),
     ];
     for (bytes, error) in table {
         assert_eq!(server_frame(bytes), Err(*error), "{bytes:02x?}");
     }
-    assert_eq!(
-        Decoder::new(Sender::Client, 1000).peek(&[0x81, 0]),
-        Err(FrameError::Unmasked)
-    );
+    assert_eq!(Decoder::new(Sender::Client, 1000).peek(&[0x81, 0]), Err(FrameError::Unmasked));
 }
 
 #[test]
@@ -54,14 +39,8 @@ fn fragments_together_may_not_pass_the_limit() {
     let mut first = vec![0x02, 6, 0, 0, 0, 0, 0, 0];
     assert!(decoder.decode(&mut first).unwrap().is_some());
     assert!(!decoder.at_message_boundary());
-    assert!(
-        decoder.peek(&[0x89, 125]).unwrap().is_some(),
-        "a control frame does not count"
-    );
-    assert_eq!(
-        decoder.peek(&[0x80, 5]),
-        Err(FrameError::TooLarge { limit: 10 })
-    );
+    assert!(decoder.peek(&[0x89, 125]).unwrap().is_some(), "a control frame does not count");
+    assert_eq!(decoder.peek(&[0x80, 5]), Err(FrameError::TooLarge { limit: 10 }));
     assert_eq!(decoder.peek(&[0x81, 1]), Err(FrameError::MessageOpen));
 }
 
@@ -77,11 +56,7 @@ fn a_close_payload_is_empty_or_a_code_that_may_be_sent() {
     assert_eq!(parse_close(&[]), Ok(None));
     assert_eq!(parse_close(&[0x03]), Err(FrameError::CloseForm));
     for bad in [0u16, 999, 1004, 1005, 1006, 1015, 2999, 5000] {
-        assert_eq!(
-            parse_close(&bad.to_be_bytes()),
-            Err(FrameError::CloseForm),
-            "{bad}"
-        );
+        assert_eq!(parse_close(&bad.to_be_bytes()), Err(FrameError::CloseForm), "{bad}");
     }
     for (code, ..) in CloseCode::TABLE {
         assert_eq!(parse_close(&code.0.to_be_bytes()), Ok(Some((*code, ""))));
@@ -93,10 +68,7 @@ fn a_close_payload_is_empty_or_a_code_that_may_be_sent() {
 fn a_close_reason_is_cut_at_a_character_border() {
     let mut out = Vec::new();
     encode_close(&mut out, CloseCode::POLICY, &"ص".repeat(100), None);
-    let frame = Decoder::new(Sender::Server, 10)
-        .decode(&mut out)
-        .unwrap()
-        .unwrap();
+    let frame = Decoder::new(Sender::Server, 10).decode(&mut out).unwrap().unwrap();
     let (code, reason) = parse_close(frame.payload).unwrap().unwrap();
     assert_eq!((code, reason.chars().count()), (CloseCode::POLICY, 61));
 }
@@ -110,23 +82,17 @@ struct Sent {
 
 fn sent() -> impl Strategy<Value = Sent> {
     let length = prop_oneof![0usize..130, 65_530usize..65_540, 0usize..3000];
-    (
-        any::<bool>(),
-        prop::sample::select(vec![0u8, 1, 2, 8, 9, 10]),
-        length,
-        any::<u8>(),
-    )
-        .prop_map(|(fin, opcode, length, seed)| {
+    (any::<bool>(), prop::sample::select(vec![0u8, 1, 2, 8, 9, 10]), length, any::<u8>()).prop_map(
+        |(fin, opcode, length, seed)| {
             let control = opcode & 8 != 0;
             let length = if control { length % 126 } else { length };
             Sent {
                 fin: fin || control,
                 opcode,
-                payload: (0..length)
-                    .map(|i| (i as u8).wrapping_mul(31) ^ seed)
-                    .collect(),
+                payload: (0..length).map(|i| (i as u8).wrapping_mul(31) ^ seed).collect(),
             }
-        })
+        },
+    )
 }
 
 fn opcode(bits: u8) -> Opcode {

@@ -36,26 +36,14 @@ fn text_that_can_no_longer_become_utf8_is_refused_at_once() {
     let mut bytes = Vec::new();
     encode(&mut bytes, false, Opcode::Text, b"caf\xC3", None);
     encode(&mut bytes, false, Opcode::Continuation, b"\xA9!", None);
-    assert_eq!(
-        read_all(&bytes, 100),
-        (vec![], None),
-        "a character may be cut between fragments"
-    );
+    assert_eq!(read_all(&bytes, 100), (vec![], None), "a character may be cut between fragments");
     encode(&mut bytes, false, Opcode::Continuation, b"\xFF", None);
-    assert_eq!(
-        read_all(&bytes, 100).1,
-        Some(FrameError::NotUtf8),
-        "before the last fragment"
-    );
+    assert_eq!(read_all(&bytes, 100).1, Some(FrameError::NotUtf8), "before the last fragment");
 
     let mut cut = Vec::new();
     encode(&mut cut, false, Opcode::Text, b"caf\xC3", None);
     encode(&mut cut, true, Opcode::Continuation, b"", None);
-    assert_eq!(
-        read_all(&cut, 100).1,
-        Some(FrameError::NotUtf8),
-        "ends inside a character"
-    );
+    assert_eq!(read_all(&cut, 100).1, Some(FrameError::NotUtf8), "ends inside a character");
 }
 
 #[test]

@@ -8,8 +8,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Body, Encoding, Malformed, SYMBOLS_PER_REQUEST_MAX, body_from_json, envelope, put_envelope,
-    tag, to_json_tagged,
+    Body, Encoding, Malformed, SYMBOLS_PER_REQUEST_MAX, body_from_json, envelope, put_envelope, tag, to_json_tagged,
 };
 use crate::decimal::Decimal;
 use crate::name::{Channel, Exchange, Symbol};
@@ -244,16 +243,11 @@ impl Request {
             Some("ping") => Self::Ping(body_from_json(text, &tag)?),
             Some(other) => {
                 let other: String = other.chars().take(40).collect();
-                let detail = format!(
-                    "type \"{other}\" is unknown: use subscribe, unsubscribe, order, refresh or ping"
-                );
+                let detail = format!("type \"{other}\" is unknown: use subscribe, unsubscribe, order, refresh or ping");
                 return Err(Malformed { detail, id: tag.id });
             }
             None => {
-                return Err(Malformed {
-                    detail: "the field \"type\" is missing".into(),
-                    id: tag.id,
-                });
+                return Err(Malformed { detail: "the field \"type\" is missing".into(), id: tag.id });
             }
         };
         request.checked()
@@ -279,9 +273,7 @@ impl Request {
             Body::Refresh(r) => Self::Refresh(r),
             Body::Ping(r) => Self::Ping(r),
             _ => {
-                return Err(Malformed::new(
-                    "the Envelope holds an event, which only a server sends",
-                ));
+                return Err(Malformed::new("the Envelope holds an event, which only a server sends"));
             }
         };
         request.checked()
@@ -311,13 +303,10 @@ impl Request {
                 if let Some(symbol) = long_list(&r.symbols) {
                     return fail(format!("subscribe: symbols: {symbol}"));
                 }
-                if r.resume.len() > SYMBOLS_PER_REQUEST_MAX
-                    || r.filters.as_ref().is_some_and(|f| f.fields.len() > 64)
-                {
+                if r.resume.len() > SYMBOLS_PER_REQUEST_MAX || r.filters.as_ref().is_some_and(|f| f.fields.len() > 64) {
                     return fail("subscribe: too many entries in resume or filters".into());
                 }
-                let resume_ok =
-                    |(symbol, at): (&String, &Position)| symbol.len() <= 12 && at.epoch.len() <= 64;
+                let resume_ok = |(symbol, at): (&String, &Position)| symbol.len() <= 12 && at.epoch.len() <= 64;
                 if !r.resume.iter().all(resume_ok) {
                     return fail("subscribe: resume: a symbol has at most 12 characters, an epoch at most 64".into());
                 }
@@ -331,19 +320,10 @@ impl Request {
                 if r.op != "place" && r.op != "cancel" {
                     return fail("order: op is \"place\" or \"cancel\"".into());
                 }
-                if r.op == "place"
-                    && (r.exchange.parse::<Exchange>().is_err()
-                        || r.symbol.parse::<Symbol>().is_err())
-                {
-                    return fail(
-                        "order: exchange and symbol are required, 1 to 12 characters each".into(),
-                    );
+                if r.op == "place" && (r.exchange.parse::<Exchange>().is_err() || r.symbol.parse::<Symbol>().is_err()) {
+                    return fail("order: exchange and symbol are required, 1 to 12 characters each".into());
                 }
-                if [r.price, r.quantity]
-                    .iter()
-                    .flatten()
-                    .any(|d| !d.is_valid())
-                {
+                if [r.price, r.quantity].iter().flatten().any(|d| !d.is_valid()) {
                     return fail("order: price or quantity is out of range".into());
                 }
                 let long = |text: &Option<String>| text.as_ref().is_some_and(|t| t.len() > 64);
@@ -360,10 +340,7 @@ impl Request {
 /// What is wrong with a list of symbols, if anything.
 fn long_list(symbols: &[String]) -> Option<String> {
     if symbols.len() > SYMBOLS_PER_REQUEST_MAX {
-        return Some(format!(
-            "{} in one request, at most {SYMBOLS_PER_REQUEST_MAX}",
-            symbols.len()
-        ));
+        return Some(format!("{} in one request, at most {SYMBOLS_PER_REQUEST_MAX}", symbols.len()));
     }
     None
 }

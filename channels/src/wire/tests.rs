@@ -69,31 +69,11 @@ fn a_message_that_cannot_be_read_says_what_is_wrong_and_keeps_the_id() {
         ("", None, "not a JSON message"),
         ("[]", None, "not a JSON message"),
         ("{\"id\":3}", Some(3), "\"type\" is missing"),
-        (
-            "{\"type\":\"buy\",\"id\":3}",
-            Some(3),
-            "type \"buy\" is unknown",
-        ),
-        (
-            "{\"type\":\"subscribe\",\"id\":3,\"channel\":\"trades\"}",
-            Some(3),
-            "missing field `exchange`",
-        ),
-        (
-            "{\"type\":\"subscribe\",\"id\":3,\"channel\":\"trades\",\"exchange\":\"egx\"}",
-            Some(3),
-            "exchange",
-        ),
-        (
-            "{\"type\":\"order\",\"id\":3,\"op\":\"swap\"}",
-            Some(3),
-            "op is",
-        ),
-        (
-            "{\"type\":\"order\",\"id\":3,\"op\":\"place\"}",
-            Some(3),
-            "exchange and symbol",
-        ),
+        ("{\"type\":\"buy\",\"id\":3}", Some(3), "type \"buy\" is unknown"),
+        ("{\"type\":\"subscribe\",\"id\":3,\"channel\":\"trades\"}", Some(3), "missing field `exchange`"),
+        ("{\"type\":\"subscribe\",\"id\":3,\"channel\":\"trades\",\"exchange\":\"egx\"}", Some(3), "exchange"),
+        ("{\"type\":\"order\",\"id\":3,\"op\":\"swap\"}", Some(3), "op is"),
+        ("{\"type\":\"order\",\"id\":3,\"op\":\"place\"}", Some(3), "exchange and symbol"),
         (
             "{\"type\":\"order\",\"id\":3,\"op\":\"place\",\"exchange\":\"EGX\",\"symbol\":\"COMI\",\"price\":84.5}",
             Some(3),
@@ -110,19 +90,12 @@ fn a_message_that_cannot_be_read_says_what_is_wrong_and_keeps_the_id() {
     assert!(Request::decode_proto(b"").is_err());
     let mut event = Vec::new();
     Event::Pong(Pong { id: None }).encode_proto(&mut event);
-    assert!(
-        Request::decode_proto(&event)
-            .unwrap_err()
-            .detail
-            .contains("only a server sends")
-    );
+    assert!(Request::decode_proto(&event).unwrap_err().detail.contains("only a server sends"));
 }
 
 #[test]
 fn more_symbols_than_the_limit_are_refused() {
-    let symbols: Vec<String> = (0..=SYMBOLS_PER_REQUEST_MAX)
-        .map(|i| alloc::format!("S{i}"))
-        .collect();
+    let symbols: Vec<String> = (0..=SYMBOLS_PER_REQUEST_MAX).map(|i| alloc::format!("S{i}")).collect();
     let request = Request::Subscribe(Subscribe {
         channel: "trades".into(),
         exchange: "EGX".into(),
@@ -132,37 +105,18 @@ fn more_symbols_than_the_limit_are_refused() {
     for encoding in [Encoding::Json, Encoding::Proto] {
         let mut bytes = Vec::new();
         request.encode(encoding, &mut bytes);
-        assert!(
-            Request::decode(encoding, &bytes)
-                .unwrap_err()
-                .detail
-                .contains("at most 1000")
-        );
+        assert!(Request::decode(encoding, &bytes).unwrap_err().detail.contains("at most 1000"));
     }
 }
 
 #[test]
 fn instants_are_rfc_3339_with_milliseconds() {
-    for text in [
-        "1970-01-01T00:00:00.000Z",
-        "2026-11-22T08:00:00.125Z",
-        "2100-02-28T23:59:59.999Z",
-    ] {
+    for text in ["1970-01-01T00:00:00.000Z", "2026-11-22T08:00:00.125Z", "2100-02-28T23:59:59.999Z"] {
         let instant: Timestamp = text.parse().unwrap();
         assert_eq!(instant.to_string(), text);
     }
-    assert_eq!(
-        "2026-11-22T10:00:00+02:00"
-            .parse::<Timestamp>()
-            .unwrap()
-            .to_string(),
-        "2026-11-22T08:00:00.000Z"
-    );
-    assert_eq!(
-        Timestamp(1_999_999).to_string(),
-        "1970-01-01T00:00:00.001Z",
-        "cut, never rounded into the future"
-    );
+    assert_eq!("2026-11-22T10:00:00+02:00".parse::<Timestamp>().unwrap().to_string(), "2026-11-22T08:00:00.000Z");
+    assert_eq!(Timestamp(1_999_999).to_string(), "1970-01-01T00:00:00.001Z", "cut, never rounded into the future");
     for bad in ["", "2026-11-22", "yesterday", "2026-13-01T00:00:00Z"] {
         assert!(bad.parse::<Timestamp>().is_err());
     }

@@ -39,9 +39,7 @@ impl FromStr for Timestamp {
 
     fn from_str(text: &str) -> Result<Self, NotInstant> {
         let instant: jiff::Timestamp = text.parse().map_err(|_| NotInstant)?;
-        i64::try_from(instant.as_nanosecond())
-            .map(Self)
-            .map_err(|_| NotInstant)
+        i64::try_from(instant.as_nanosecond()).map(Self).map_err(|_| NotInstant)
     }
 }
 
@@ -75,16 +73,11 @@ pub(super) mod nanos {
 pub(super) mod nanos_option {
     use super::*;
 
-    pub(crate) fn serialize<S: Serializer>(
-        nanos: &Option<i64>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(nanos: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
         nanos.map(Timestamp).serialize(serializer)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<i64>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
         Ok(Option::<Timestamp>::deserialize(deserializer)?.map(|t| t.0))
     }
 }
