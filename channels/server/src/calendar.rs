@@ -130,7 +130,8 @@ pub(crate) struct PhaseAt {
 
 impl Calendar {
     pub(crate) fn new(row: CalendarRow) -> anyhow::Result<Self> {
-        let zone = TimeZoneDatabase::bundled().get(&row.timezone).with_context(|| format!("timezone {}", row.timezone))?;
+        let zone =
+            TimeZoneDatabase::bundled().get(&row.timezone).with_context(|| format!("timezone {}", row.timezone))?;
         const DAYS: [&str; 7] = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
         for day in &row.weekdays {
             ensure!(DAYS.contains(&day.as_str()), "weekdays: {day:?} is no day such as \"sunday\"");

@@ -41,7 +41,9 @@ impl Key {
             let found = QUOTE_FIELDS.iter().position(|name| name == field);
             match found.filter(|_| channel == Channel::MarketData) {
                 Some(bit) => bits |= 1 << bit,
-                None if channel != Channel::MarketData => return Err(format!("filters.fields: not on {channel}, only on market_data")),
+                None if channel != Channel::MarketData => {
+                    return Err(format!("filters.fields: not on {channel}, only on market_data"));
+                }
                 None => {
                     let field: String = field.chars().take(40).collect();
                     return Err(format!("filters.fields: {field:?} is none of {}", QUOTE_FIELDS.join(", ")));
@@ -195,7 +197,9 @@ impl Fan {
         while let Some(&(due, index)) = self.due.first().filter(|(due, _)| *due <= now) {
             self.due.pop_first();
             let lane = &mut self.lanes[index];
-            if lane.due == due && let Some(first) = lane.waiting_from.take() {
+            if lane.due == due
+                && let Some(first) = lane.waiting_from.take()
+            {
                 lane.due = now + self.key.rate_ns();
                 return Some((index, first));
             }

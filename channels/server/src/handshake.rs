@@ -80,8 +80,9 @@ impl Head {
         let target = request.path.unwrap_or_default();
         let mut lines = Vec::new();
         for header in request.headers.iter() {
-            let value = str::from_utf8(header.value)
-                .map_err(|_| Refused::new(400, Reason::ProtocolMalformed, format!("header {} is not UTF-8", header.name)))?;
+            let value = str::from_utf8(header.value).map_err(|_| {
+                Refused::new(400, Reason::ProtocolMalformed, format!("header {} is not UTF-8", header.name))
+            })?;
             lines.push((header.name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         Ok(Some(Self {
@@ -128,7 +129,8 @@ pub(crate) fn accept(head: &Head, identity: Identity, now: Timestamp) -> Result<
         return Err(malformed("the header Connection: Upgrade is missing"));
     }
     if head.only("sec-websocket-version") != Some("13") {
-        let refused = Refused::new(426, Reason::ProtocolUnsupported, "Sec-WebSocket-Version: 13 is the only version here");
+        let refused =
+            Refused::new(426, Reason::ProtocolUnsupported, "Sec-WebSocket-Version: 13 is the only version here");
         return Err(Refused { header: "Sec-WebSocket-Version: 13\r\n", ..refused });
     }
     let key = head.only("sec-websocket-key").ok_or_else(|| malformed("one Sec-WebSocket-Key is needed"))?;
@@ -137,7 +139,8 @@ pub(crate) fn accept(head: &Head, identity: Identity, now: Timestamp) -> Result<
     }
     let claims = read_claims(head, identity, now)?;
     let chosen = head.items("sec-websocket-protocol").find_map(Encoding::of_subprotocol);
-    let mut response = String::from("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
+    let mut response =
+        String::from("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
     let accept = STANDARD.encode(Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize());
     response.push_str(&format!("Sec-WebSocket-Accept: {accept}\r\n"));
     if let Some(encoding) = chosen {
@@ -204,7 +207,9 @@ mod tests {
 
     #[test]
     fn each_bad_handshake_is_refused_with_its_own_status() {
-        let claims = |json: &str| format!("{GOOD}{CLAIMS_HEADER}: {}\r\n", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json));
+        let claims = |json: &str| {
+            format!("{GOOD}{CLAIMS_HEADER}: {}\r\n", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json))
+        };
         let rows: [(String, u16, &str); 10] = [
             (GOOD.replace("GET", "POST"), 405, "protocol.unsupported"),
             (GOOD.replace("HTTP/1.1", "HTTP/1.0"), 400, "protocol.malformed"),

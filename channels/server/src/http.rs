@@ -88,7 +88,10 @@ async fn connection(mut stream: TcpStream, shared: &Shared) {
         Ok(Ok(Some(head))) => head,
         Ok(Ok(None)) => return,
         Ok(Err(refused)) => return answer(&mut stream, &refused).await,
-        Err(_) => return answer(&mut stream, &Refused::new(408, Reason::ProtocolMalformed, "the request head took too long")).await,
+        Err(_) => {
+            return answer(&mut stream, &Refused::new(408, Reason::ProtocolMalformed, "the request head took too long"))
+                .await;
+        }
     };
     buffer.advance(head.len);
     let ready = shared.ready.load(Ordering::Relaxed);
@@ -131,7 +134,11 @@ async fn read_head(stream: &mut TcpStream, buffer: &mut BytesMut, shared: &Share
         }
         let most = shared.limits.head_bytes_max;
         if buffer.len() > most {
-            return Err(Refused::new(431, Reason::ProtocolTooLarge, format!("the request head is longer than {most} bytes")));
+            return Err(Refused::new(
+                431,
+                Reason::ProtocolTooLarge,
+                format!("the request head is longer than {most} bytes"),
+            ));
         }
     }
 }
@@ -152,7 +159,14 @@ async fn page(stream: &mut TcpStream, head: &Head, shared: &Shared, ready: bool)
         _ => (200, "text/plain", "ok\n".into()),
     };
     let (status, kind, body) = body;
-    respond(stream, status, kind, "", if head.method == "HEAD" { Body::Length(body.len()) } else { Body::Whole(&body) }).await;
+    respond(
+        stream,
+        status,
+        kind,
+        "",
+        if head.method == "HEAD" { Body::Length(body.len()) } else { Body::Whole(&body) },
+    )
+    .await;
 }
 
 async fn answer(stream: &mut TcpStream, refused: &Refused) {

@@ -17,7 +17,8 @@ use bawaba_channels::close::CloseCode;
 use bawaba_channels::name::Channel;
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{
-    Alert, Drain, Encoding, ErrorEvent, Event, Market, MarketStatus, Pong, Refreshed, Request, Timestamp, Update, Welcome,
+    Alert, Drain, Encoding, ErrorEvent, Event, Market, MarketStatus, Pong, Refreshed, Request, Timestamp, Update,
+    Welcome,
 };
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -298,7 +299,9 @@ impl Hub {
                 let seq = update.seq;
                 let update = self.streams.ring_mut(channel, instrument).push(seq, update);
                 self.fan_out(channel, instrument, &update, now);
-                if channel == Channel::OrderBook && let Some(index) = instrument {
+                if channel == Channel::OrderBook
+                    && let Some(index) = instrument
+                {
                     self.fill_resting(index, now);
                 }
             }

@@ -101,7 +101,14 @@ impl Listing {
             ensure!(on_grid, "{symbol}: the reference price {} is off the grid of ticks", instrument.reference);
         }
         let calendar = Calendar::new(row.calendar)?;
-        Ok(Self { exchange: row.exchange, mic: row.mic, rules: row.rules, calendar, instruments: row.instruments, by_symbol })
+        Ok(Self {
+            exchange: row.exchange,
+            mic: row.mic,
+            rules: row.rules,
+            calendar,
+            instruments: row.instruments,
+            by_symbol,
+        })
     }
 
     /// The place of a symbol in [`Self::instruments`].
@@ -132,12 +139,8 @@ mod tests {
             .filter_map(|c| c.to_digit(36))
             .flat_map(|d| if d > 9 { vec![d / 10, d % 10] } else { vec![d] })
             .collect();
-        let sum: u32 = digits
-            .iter()
-            .rev()
-            .enumerate()
-            .map(|(i, d)| if i % 2 == 1 { d * 2 / 10 + d * 2 % 10 } else { *d })
-            .sum();
+        let sum: u32 =
+            digits.iter().rev().enumerate().map(|(i, d)| if i % 2 == 1 { d * 2 / 10 + d * 2 % 10 } else { *d }).sum();
         isin.len() == 12 && sum.is_multiple_of(10)
     }
 

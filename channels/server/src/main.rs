@@ -49,7 +49,11 @@ fn list(symbols: &Symbols) -> anyhow::Result<()> {
             writeln!(out)?;
         } else {
             let (symbol, isin) = (instrument.symbol.as_str(), instrument.isin.as_deref().unwrap_or("-"));
-            writeln!(out, "{symbol:<12} {isin:<12} {:<6} {} {}", instrument.asset_type, instrument.currency, instrument.name)?;
+            writeln!(
+                out,
+                "{symbol:<12} {isin:<12} {:<6} {} {}",
+                instrument.asset_type, instrument.currency, instrument.name
+            )?;
         }
     }
     Ok(())

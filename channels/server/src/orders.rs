@@ -223,9 +223,11 @@ impl Accounts {
             rejected(format!("quantity is a whole multiple of {}, at most {QUANTITY_MAX}", rules.lot))
         })?;
         let price = match (request.order_type.as_str(), request.price) {
-            ("limit", Some(price)) => Some(mils(price).filter(|p| *p > 0).ok_or_else(|| {
-                rejected(format!("price {price} is not positive, or finer than any tick"))
-            })?),
+            ("limit", Some(price)) => Some(
+                mils(price)
+                    .filter(|p| *p > 0)
+                    .ok_or_else(|| rejected(format!("price {price} is not positive, or finer than any tick")))?,
+            ),
             ("limit", None) => return Err(rejected("a limit order needs a price")),
             ("market", None) => None,
             ("market", Some(_)) => return Err(rejected("a market order has no price")),
@@ -246,10 +248,15 @@ impl Accounts {
     fn admit(&self, user: &str, order: &Order, market: &MarketView) -> Result<(), Refusal> {
         let rules = &self.listing.rules;
         match (market.phase, order.price) {
-            (Phase::Closed, _) => return Err(Refusal::new(Reason::ChannelClosed, "the market is closed: no orders are taken")),
+            (Phase::Closed, _) => {
+                return Err(Refusal::new(Reason::ChannelClosed, "the market is closed: no orders are taken"));
+            }
             (Phase::Continuous, _) | (_, Some(_)) => {}
             (phase, None) => {
-                return Err(Refusal::new(Reason::ChannelClosed, format!("no market orders in phase {}", phase.as_str())));
+                return Err(Refusal::new(
+                    Reason::ChannelClosed,
+                    format!("no market orders in phase {}", phase.as_str()),
+                ));
             }
         }
         let (low, high) = rules.limits(market.close);
@@ -264,7 +271,9 @@ impl Accounts {
         if order.side == Side::Sell && !order.short_sale {
             let free = account.free_to_sell(order.instrument);
             if order.quantity > free {
-                return Err(rejected(format!("only {free} are held and not yet offered: flag a sale of more as short_sale")));
+                return Err(rejected(format!(
+                    "only {free} are held and not yet offered: flag a sale of more as short_sale"
+                )));
             }
         }
         Ok(())

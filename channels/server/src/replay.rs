@@ -75,13 +75,23 @@ pub(crate) struct Replay {
 
 impl Replay {
     /// Reads a recording that will play from `start`; the listing shrinks to what was recorded.
-    pub(crate) fn open(path: &Path, listing: &Listing, start: i64, looped: bool) -> anyhow::Result<(Arc<Listing>, Self)> {
+    pub(crate) fn open(
+        path: &Path,
+        listing: &Listing,
+        start: i64,
+        looped: bool,
+    ) -> anyhow::Result<(Arc<Listing>, Self)> {
         let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
         Self::read(BufReader::new(file.take(FILE_BYTES_MAX)), listing, start, looped)
             .with_context(|| path.display().to_string())
     }
 
-    fn read(mut lines: impl std::io::BufRead, listing: &Listing, start: i64, looped: bool) -> anyhow::Result<(Arc<Listing>, Self)> {
+    fn read(
+        mut lines: impl std::io::BufRead,
+        listing: &Listing,
+        start: i64,
+        looped: bool,
+    ) -> anyhow::Result<(Arc<Listing>, Self)> {
         let mut text = String::new();
         lines.read_line(&mut text)?;
         let header: Header = serde_json::from_str(&text).context("line 1: the header")?;
@@ -116,7 +126,12 @@ impl Replay {
         Ok((listing, replay))
     }
 
-    fn take(&mut self, line: &str, listing: &Listing, newest: &mut HashMap<(Channel, Option<usize>), u64>) -> anyhow::Result<()> {
+    fn take(
+        &mut self,
+        line: &str,
+        listing: &Listing,
+        newest: &mut HashMap<(Channel, Option<usize>), u64>,
+    ) -> anyhow::Result<()> {
         let line: Line<'_> = serde_json::from_str(line)?;
         let last = self.entries.last().map_or(0, |(t, _)| *t);
         ensure!(line.t >= last && line.t < self.duration, "t goes back, or beyond duration_ns");
@@ -137,7 +152,9 @@ impl Replay {
         };
         let instrument = match channel {
             Channel::News => None,
-            _ => Some(listing.index(&update.symbol).with_context(|| format!("{} is not in the header", update.symbol))?),
+            _ => {
+                Some(listing.index(&update.symbol).with_context(|| format!("{} is not in the header", update.symbol))?)
+            }
         };
         ensure!(update.exchange == listing.exchange.as_str(), "update: exchange {}", update.exchange);
         let stream = (channel, instrument);
@@ -224,7 +241,12 @@ pub(crate) fn record(command: &config::Record) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write(out: &mut impl std::io::Write, listing: Arc<Listing>, settings: crate::sim::Settings, seconds: u32) -> anyhow::Result<()> {
+fn write(
+    out: &mut impl std::io::Write,
+    listing: Arc<Listing>,
+    settings: crate::sim::Settings,
+    seconds: u32,
+) -> anyhow::Result<()> {
     let mut sim = Sim::new(listing.clone(), settings);
     let duration_ns = i64::from(seconds) * 1_000_000_000;
     let header = Header {

@@ -45,7 +45,8 @@ pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
 
     let load = Arc::new(Load::default());
     let boot = format!("{:x}-{}", now(), std::process::id());
-    let hub_settings = hub::Settings { ring: config.ring_updates, subscriptions_per_session: config.subscriptions_max, boot };
+    let hub_settings =
+        hub::Settings { ring: config.ring_updates, subscriptions_per_session: config.subscriptions_max, boot };
     info!(exchange = %listing.exchange, mic = listing.mic, instruments = listing.instruments.len(), epoch = feed.epoch(), "starting");
     let (ready, caught_up) = oneshot::channel();
     let hub = hub::start(Hub::new(listing, feed, hub_settings, load.clone()), ready);

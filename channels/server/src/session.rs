@@ -72,7 +72,13 @@ pub(crate) async fn run(opening: Opening) {
     let ended = reader.run(writer, &limits).await;
     // The hub drops its end of the outbox; a hub that is gone has none.
     let _ = hub.send(Command::Leave(id)).await;
-    info!(session = id, age_s = began.elapsed().as_secs(), code = ended.code.0, reason = ended.reason, "session closed");
+    info!(
+        session = id,
+        age_s = began.elapsed().as_secs(),
+        code = ended.code.0,
+        reason = ended.reason,
+        "session closed"
+    );
 }
 
 struct Reader {
@@ -154,7 +160,10 @@ impl Reader {
                     self.outbox.tell(self.encoding, &refusal.event(malformed.id));
                     self.malformed += 1;
                     if self.malformed >= MALFORMED_MAX {
-                        return Err(Closing { code: CloseCode::POLICY, reason: "too many malformed messages in a row" });
+                        return Err(Closing {
+                            code: CloseCode::POLICY,
+                            reason: "too many malformed messages in a row",
+                        });
                     }
                 }
                 Step::End(closing) => return Err(closing),

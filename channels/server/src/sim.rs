@@ -79,9 +79,12 @@ impl Sim {
     /// The simulation at its anchor, before its first step.
     pub(crate) fn new(listing: Arc<Listing>, settings: Settings) -> Self {
         let rate = settings.updates_per_second.clamp(1, RATE_MAX);
-        let name = listing.exchange.as_str().bytes().fold(0u64, |sum, b| sum.wrapping_mul(257).wrapping_add(u64::from(b)));
+        let name =
+            listing.exchange.as_str().bytes().fold(0u64, |sum, b| sum.wrapping_mul(257).wrapping_add(u64::from(b)));
         let mut key = mix(settings.seed, name);
-        for part in [VERSION, settings.anchor as u64, u64::from(rate), u64::from(settings.hours == Hours::RoundTheClock)] {
+        for part in
+            [VERSION, settings.anchor as u64, u64::from(rate), u64::from(settings.hours == Hours::RoundTheClock)]
+        {
             key = mix(key, part);
         }
         let mut lines = Vec::new();
@@ -161,7 +164,9 @@ impl Sim {
 
     /// One step. With `None` it is computed but not told.
     pub(crate) fn step(&mut self, mut out: Option<&mut Vec<Happening>>) {
-        if !self.opened && let Some(out) = out.as_deref_mut() {
+        if !self.opened
+            && let Some(out) = out.as_deref_mut()
+        {
             self.open(out);
         }
         let now = self.next_at();
@@ -195,7 +200,8 @@ impl Sim {
         let calendar = &self.listing.calendar;
         match self.settings.hours {
             Hours::RoundTheClock => {
-                self.market = PhaseChange { phase: Phase::Continuous, until: None, next_open: None, source: "simulation" };
+                self.market =
+                    PhaseChange { phase: Phase::Continuous, until: None, next_open: None, source: "simulation" };
                 self.look_again = calendar.midnight_after(now);
             }
             Hours::Calendar => {
@@ -269,7 +275,8 @@ impl Sim {
             let line = &self.lines[index];
             let mut update = self.update(Some(index), line.trades, line.time, Data::Trade(trade));
             if let Some(Data::Trade(trade)) = &mut update.data {
-                trade.trade_id = format!("{}-{}-{}", self.listing.exchange, self.listing.instruments[index].symbol, update.seq);
+                trade.trade_id =
+                    format!("{}-{}-{}", self.listing.exchange, self.listing.instruments[index].symbol, update.seq);
             }
             out.push(Happening::Update { channel: Channel::Trades, instrument: Some(index), update });
         }

@@ -20,15 +20,9 @@ use crate::ring::Begin;
 /// What a session follows under one subscription name.
 pub(super) enum Followed {
     /// Lanes of a shared subscription.
-    Public {
-        key: Key,
-        lanes: BTreeSet<usize>,
-    },
+    Public { key: Key, lanes: BTreeSet<usize> },
     /// A user's own channel.
-    Private {
-        channel: Channel,
-        user: String,
-    },
+    Private { channel: Channel, user: String },
 }
 
 impl Hub {
@@ -55,13 +49,18 @@ impl Hub {
         for &lane in &lanes {
             let symbol = self.symbol(channel, lane);
             let ring = self.streams.ring(channel, channel.is_per_symbol().then_some(lane));
-            let begin = if has_sequence(channel) { ring.begin(self.feed.epoch(), request.resume.get(&symbol)) } else { Begin::Fresh };
+            let begin = if has_sequence(channel) {
+                ring.begin(self.feed.epoch(), request.resume.get(&symbol))
+            } else {
+                Begin::Fresh
+            };
             let after = match &begin {
                 Begin::Resumed { after, .. } => *after,
                 _ => ring.seq(),
             };
             let recovered = matches!(begin, Begin::Resumed { .. });
-            let (epoch, seq) = if has_sequence(channel) { (self.feed.epoch().to_owned(), after) } else { Default::default() };
+            let (epoch, seq) =
+                if has_sequence(channel) { (self.feed.epoch().to_owned(), after) } else { Default::default() };
             answer.accepted.push(Accepted { symbol, epoch, seq, recovered });
             begun.push((lane, begin, after));
         }
@@ -107,9 +106,10 @@ impl Hub {
     pub(super) fn room_for(&self, id: SessionId, name: &str) -> Result<(), Refusal> {
         let most = self.settings.subscriptions_per_session;
         match self.members.get(&id) {
-            Some(member) if !member.followed.contains_key(name) && member.followed.len() >= most => {
-                Err(Refusal::new(Reason::QuotaSubscriptions, format!("a session has at most {most} subscriptions here")))
-            }
+            Some(member) if !member.followed.contains_key(name) && member.followed.len() >= most => Err(Refusal::new(
+                Reason::QuotaSubscriptions,
+                format!("a session has at most {most} subscriptions here"),
+            )),
             _ => Ok(()),
         }
     }
@@ -188,14 +188,22 @@ impl Hub {
         let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
         let Some(followed) = member.followed.get_mut(&request.subscription) else {
             let name: String = request.subscription.chars().take(80).collect();
-            return Err(Refusal::new(Reason::ChannelUnknown, format!("there is no subscription {name:?} in this session")));
+            return Err(Refusal::new(
+                Reason::ChannelUnknown,
+                format!("there is no subscription {name:?} in this session"),
+            ));
         };
         let (part, ended) = match followed {
             Followed::Public { key, lanes } if !request.symbols.is_empty() => {
                 let out: BTreeSet<usize> = if request.symbols.iter().any(|symbol| symbol == "*") {
                     std::mem::take(lanes)
                 } else {
-                    request.symbols.iter().filter_map(|symbol| self.listing.index(symbol)).filter(|i| lanes.remove(i)).collect()
+                    request
+                        .symbols
+                        .iter()
+                        .filter_map(|symbol| self.listing.index(symbol))
+                        .filter(|i| lanes.remove(i))
+                        .collect()
                 };
                 (Some((*key, out)), lanes.is_empty())
             }

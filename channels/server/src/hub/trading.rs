@@ -24,7 +24,8 @@ impl Member {
     fn actor(&self, named: Option<&String>) -> Result<String, Refusal> {
         let fits = |user: &&String| !user.is_empty() && user.len() <= USER_BYTES_MAX;
         if self.claims.is_edge() {
-            let text = format!("on a trunk, orders and private channels name their user, in at most {USER_BYTES_MAX} bytes");
+            let text =
+                format!("on a trunk, orders and private channels name their user, in at most {USER_BYTES_MAX} bytes");
             return named.filter(fits).cloned().ok_or_else(|| Refusal::new(Reason::ProtocolMalformed, text));
         }
         let text = format!("orders and private channels need a token with a subject of at most {USER_BYTES_MAX} bytes");
@@ -66,9 +67,9 @@ impl Hub {
             let index = self.listing.index(&request.symbol).ok_or_else(|| {
                 Refusal::new(Reason::ChannelSymbolUnknown, format!("{} is not listed on {ours}", request.symbol))
             })?;
-            let market = self.market_view(index).ok_or_else(|| {
-                Refusal::new(Reason::OrderRejected, "there is no book of this instrument yet")
-            })?;
+            let market = self
+                .market_view(index)
+                .ok_or_else(|| Refusal::new(Reason::OrderRejected, "there is no book of this instrument yet"))?;
             self.accounts.place(&user, index, request, &market, now)?
         };
         if let Some(member) = self.members.get(&id) {
@@ -127,7 +128,12 @@ impl Hub {
     }
 
     /// Subscribes to a user's `orders` or `positions`. A trunk's subscription is named for its user.
-    pub(super) fn subscribe_private(&mut self, id: SessionId, channel: Channel, request: &Subscribe) -> Result<(), Refusal> {
+    pub(super) fn subscribe_private(
+        &mut self,
+        id: SessionId,
+        channel: Channel,
+        request: &Subscribe,
+    ) -> Result<(), Refusal> {
         let Some(member) = self.members.get(&id) else { return Ok(()) };
         let user = member.actor(request.user.as_ref())?;
         let mut name = format!("{}/{channel}", request.exchange.to_ascii_lowercase());
@@ -140,9 +146,15 @@ impl Hub {
         let position = request.resume.get("");
         let account = self.accounts.open(&user)?;
         let (begin, seq): (Begin<Private>, u64) = if channel == Channel::Orders {
-            (account.order_updates.begin(&epoch, position).map(|u| Private::Order(u.clone())), account.order_updates.seq())
+            (
+                account.order_updates.begin(&epoch, position).map(|u| Private::Order(u.clone())),
+                account.order_updates.seq(),
+            )
         } else {
-            (account.position_updates.begin(&epoch, position).map(|u| Private::Position(u.clone())), account.position_updates.seq())
+            (
+                account.position_updates.begin(&epoch, position).map(|u| Private::Position(u.clone())),
+                account.position_updates.seq(),
+            )
         };
         let (recovered, after) = match &begin {
             Begin::Resumed { after, .. } => (true, *after),

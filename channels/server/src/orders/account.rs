@@ -97,7 +97,8 @@ impl Order {
     }
 
     pub(super) fn is_same_request(&self, other: &Self) -> bool {
-        (self.instrument, self.side, self.price, self.quantity) == (other.instrument, other.side, other.price, other.quantity)
+        (self.instrument, self.side, self.price, self.quantity)
+            == (other.instrument, other.side, other.price, other.quantity)
             && self.flags == other.flags
     }
 
@@ -271,7 +272,8 @@ impl Account {
     /// What is held and not offered in open sales.
     pub(super) fn free_to_sell(&self, instrument: usize) -> i64 {
         let held = self.positions.get(&instrument).map_or(0, |position| position.quantity);
-        let offered = self.orders.values().filter(|o| o.instrument == instrument && o.side == Side::Sell && o.is_open());
+        let offered =
+            self.orders.values().filter(|o| o.instrument == instrument && o.side == Side::Sell && o.is_open());
         held - offered.map(Order::open_quantity).sum::<i64>()
     }
 
@@ -290,7 +292,13 @@ impl Account {
     }
 
     /// Books fills, and what becomes of the rest; the updates that say so, in order.
-    pub(super) fn settle(&mut self, number: u64, fills: &[(Mils, i64)], rest: Remainder, stamp: &Stamp<'_>) -> Vec<Private> {
+    pub(super) fn settle(
+        &mut self,
+        number: u64,
+        fills: &[(Mils, i64)],
+        rest: Remainder,
+        stamp: &Stamp<'_>,
+    ) -> Vec<Private> {
         let Some(order) = self.orders.get_mut(&number) else { return Vec::new() };
         let position = self.positions.entry(order.instrument).or_default();
         for (price, size) in fills {

@@ -15,7 +15,9 @@ fn accounts() -> (Accounts, usize) {
 
 fn market(accounts: &Accounts, phase: Phase, seq: u64, bids: &[(Mils, i64)], asks: &[(Mils, i64)]) -> MarketView {
     let rules = &accounts.listing.rules;
-    let side = |levels: &[(Mils, i64)]| levels.iter().map(|(p, s)| Level { price: rules.decimal(*p), size: quantity(*s) }).collect();
+    let side = |levels: &[(Mils, i64)]| {
+        levels.iter().map(|(p, s)| Level { price: rules.decimal(*p), size: quantity(*s) }).collect()
+    };
     let book = Book { bids: side(bids), asks: side(asks) };
     MarketView { phase, last: 84_500, close: 84_500, book: BookView::new(seq, &book) }
 }
@@ -88,13 +90,33 @@ fn orders_against_the_rules_are_refused_with_the_exact_reason() {
         (Phase::Continuous, order("hold", None, 1), "order.rejected", "side"),
         (Phase::Continuous, order("buy", None, 0), "order.rejected", "quantity"),
         (Phase::Continuous, Request { quantity: None, ..order("buy", None, 1) }, "order.rejected", "quantity"),
-        (Phase::Continuous, Request { quantity: "1.5".parse().ok(), ..order("buy", None, 1) }, "order.rejected", "quantity"),
+        (
+            Phase::Continuous,
+            Request { quantity: "1.5".parse().ok(), ..order("buy", None, 1) },
+            "order.rejected",
+            "quantity",
+        ),
         (Phase::Continuous, order("buy", Some("84.505"), 1), "order.rejected", "tick 0.01"),
         (Phase::Continuous, order("buy", Some("101.41"), 1), "order.rejected", "limits 67.60 to 101.40"),
         (Phase::Continuous, order("sell", None, 1), "order.rejected", "short_sale"),
-        (Phase::Continuous, Request { price: None, ..order("buy", Some("84.50"), 1) }, "order.rejected", "needs a price"),
-        (Phase::Continuous, Request { price: "1".parse().ok(), ..order("buy", None, 1) }, "order.rejected", "has no price"),
-        (Phase::Continuous, Request { flags: vec!["x".into()], ..order("buy", None, 1) }, "order.rejected", "flag \"x\""),
+        (
+            Phase::Continuous,
+            Request { price: None, ..order("buy", Some("84.50"), 1) },
+            "order.rejected",
+            "needs a price",
+        ),
+        (
+            Phase::Continuous,
+            Request { price: "1".parse().ok(), ..order("buy", None, 1) },
+            "order.rejected",
+            "has no price",
+        ),
+        (
+            Phase::Continuous,
+            Request { flags: vec!["x".into()], ..order("buy", None, 1) },
+            "order.rejected",
+            "flag \"x\"",
+        ),
         (Phase::Closed, order("buy", Some("84.50"), 1), "channel.closed", "closed"),
         (Phase::PreOpen, order("buy", None, 1), "channel.closed", "pre_open"),
     ];

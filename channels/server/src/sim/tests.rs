@@ -72,7 +72,8 @@ fn a_trading_day_has_auction_trades_no_others_outside_and_silence_when_closed() 
     while sim.next_at() < at("2026-11-24T07:40:00Z") {
         sim.step(Some(&mut out));
     }
-    let phases: Vec<_> = out.iter().filter_map(|h| if let Happening::Phase(p) = h { Some(p.phase) } else { None }).collect();
+    let phases: Vec<_> =
+        out.iter().filter_map(|h| if let Happening::Phase(p) = h { Some(p.phase) } else { None }).collect();
     use Phase::*;
     assert_eq!(phases, [PreOpen, Continuous, ClosingAuction, TradeAtLast, Closed, PreOpen]);
     let calendar = &sim.listing.calendar;
@@ -86,7 +87,11 @@ fn a_trading_day_has_auction_trades_no_others_outside_and_silence_when_closed() 
         assert_eq!(channel, Channel::Trades);
         assert!(!phase.is_auction(), "{update:?}");
         if phase == TradeAtLast {
-            assert_eq!(closing.entry(index).or_insert(trade.price), &trade.price, "only the closing price trades at last");
+            assert_eq!(
+                closing.entry(index).or_insert(trade.price),
+                &trade.price,
+                "only the closing price trades at last"
+            );
         }
     }
     assert_eq!(closing.len(), 67);

@@ -71,7 +71,8 @@ fn a_silent_peer_is_pinged_and_then_closed() {
 #[test]
 fn a_slow_reader_is_cut_off_and_others_do_not_notice() {
     let config = TempFile::new("slow.toml", "outbox_bytes_max = 524288\nwrite_timeout_ms = 500\n");
-    let server = Server::simulated("EGX", &recent_anchor(), &["--config", config.path(), "--updates-per-second", "20000"]);
+    let server =
+        Server::simulated("EGX", &recent_anchor(), &["--config", config.path(), "--updates-per-second", "20000"]);
     let mut slow = Client::connect(&server, Encoding::Json, r#"{"sub":"slow"}"#);
     slow.subscribe(subscribe("order_book", "EGX", &["*"]));
     let mut quick = Client::connect(&server, Encoding::Proto, r#"{"sub":"quick"}"#);

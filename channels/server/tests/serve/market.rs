@@ -19,7 +19,10 @@ fn a_subscriber_gets_its_answer_a_snapshot_and_then_every_number() {
         assert_eq!(welcome.markets["EGX"].phase, "continuous");
         for channel in ["market_data", "order_book", "trades"] {
             let answer = client.subscribe(Subscribe { id: Some(7), ..subscribe(channel, "EGX", &["COMI", "NOPE"]) });
-            assert_eq!((answer.refused[0].symbol.as_str(), answer.refused[0].code.as_str()), ("NOPE", "channel.symbol_unknown"));
+            assert_eq!(
+                (answer.refused[0].symbol.as_str(), answer.refused[0].code.as_str()),
+                ("NOPE", "channel.symbol_unknown")
+            );
             let accepted = &answer.accepted[0];
             let name = answer.subscription.unwrap();
             for (place, expected) in (accepted.seq..).take(20).enumerate() {
@@ -78,13 +81,13 @@ fn a_second_server_of_the_same_seed_goes_on_where_the_first_was_killed() {
 #[test]
 fn a_position_out_of_reach_is_answered_with_a_gap_and_a_snapshot() {
     let config = TempFile::new("ring.toml", "ring_updates = 10\n");
-    let server = Server::simulated("ADX", &recent_anchor(), &["--config", config.path(), "--updates-per-second", "500"]);
+    let server =
+        Server::simulated("ADX", &recent_anchor(), &["--config", config.path(), "--updates-per-second", "500"]);
     let mut client = Client::user(&server, "u");
     let epoch = client.subscribe(subscribe("market_data", "ADX", &["FAB"])).accepted[0].epoch.clone();
-    for (position, from, to_known) in [
-        (Position { epoch: epoch.clone(), seq: 3 }, 4, true),
-        (Position { epoch: "another".into(), seq: 3 }, 1, false),
-    ] {
+    for (position, from, to_known) in
+        [(Position { epoch: epoch.clone(), seq: 3 }, 4, true), (Position { epoch: "another".into(), seq: 3 }, 1, false)]
+    {
         let mut client = Client::user(&server, "u");
         let resume = BTreeMap::from([("FAB".to_owned(), position)]);
         let answer = client.subscribe(Subscribe { resume, ..subscribe("market_data", "ADX", &["FAB"]) });
@@ -124,7 +127,11 @@ fn a_filter_leaves_only_the_fields_asked_for() {
         let Some(Data::Quote(quote)) = client.next_update().data else { panic!("a quote") };
         assert!(quote.bid.is_some() && quote.last.is_some() && quote.ask.is_none() && quote.volume.is_none());
     }
-    client.send(&Request::Subscribe(Subscribe { id: Some(9), filters: fields(&["price"]), ..subscribe("market_data", "EGX", &["COMI"]) }));
+    client.send(&Request::Subscribe(Subscribe {
+        id: Some(9),
+        filters: fields(&["price"]),
+        ..subscribe("market_data", "EGX", &["COMI"])
+    }));
     let error = client.until(|event| if let Event::Error(error) = event { Some(error) } else { None });
     assert_eq!((error.id, error.code.as_str()), (Some(9), "protocol.unsupported"));
     assert!(error.reason.contains("\"price\""));
@@ -200,9 +207,23 @@ fn every_request_with_an_id_gets_exactly_one_answer() {
         }
     }
     let expected = [
-        "subscribed 1", "channel.unknown", "channel.unknown", "protocol.malformed", "subscribed 0", "subscribed 1",
-        "subscribed 1", "subscribed 1", "subscribed 1", "protocol.malformed", "channel.unknown", "order.unknown",
-        "filled", "refreshed", "pong", "protocol.malformed", "pong",
+        "subscribed 1",
+        "channel.unknown",
+        "channel.unknown",
+        "protocol.malformed",
+        "subscribed 0",
+        "subscribed 1",
+        "subscribed 1",
+        "subscribed 1",
+        "subscribed 1",
+        "protocol.malformed",
+        "channel.unknown",
+        "order.unknown",
+        "filled",
+        "refreshed",
+        "pong",
+        "protocol.malformed",
+        "pong",
     ];
     for (index, expected) in expected.into_iter().enumerate() {
         assert_eq!(answers[&(index as u64 + 1)], [expected], "request {}", index + 1);
@@ -212,7 +233,8 @@ fn every_request_with_an_id_gets_exactly_one_answer() {
 #[test]
 fn a_closed_market_takes_subscriptions_and_says_when_it_opens() {
     // The same exchange with no holiday list and a session on every day but today's and its neighbours'.
-    let data = include_str!("../../data/egx.json").replace(r#""valid_from": "2021-09-05""#, r#""valid_from": "2199-01-01""#)
+    let data = include_str!("../../data/egx.json")
+        .replace(r#""valid_from": "2021-09-05""#, r#""valid_from": "2199-01-01""#)
         .replace(r#""valid_from": "2022-04-02""#, r#""valid_from": "2199-01-01""#);
     let data = TempFile::new("closed.json", &data);
     let server = Server::start(&["--exchange", "EGX", "--data", data.path()]);
@@ -241,7 +263,10 @@ fn the_end_of_an_auction_is_told_and_begins_the_trading() {
     );
     // Etc zones have the sign of their distance to UTC reversed.
     let data = include_str!("../../data/egx.json")
-        .replace("Africa/Cairo", &format!("Etc/GMT{}{}", if hours_to_noon > 0 { "-" } else { "+" }, hours_to_noon.abs()))
+        .replace(
+            "Africa/Cairo",
+            &format!("Etc/GMT{}{}", if hours_to_noon > 0 { "-" } else { "+" }, hours_to_noon.abs()),
+        )
         .replace(r#""date": "20"#, r#""date": "19"#)
         .replace(r#""ramadan", "enabled": true"#, r#""ramadan", "enabled": false"#)
         .replace(r#""thursday"]"#, r#""thursday", "friday", "saturday"]"#);

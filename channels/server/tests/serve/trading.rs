@@ -49,7 +49,12 @@ fn an_order_is_answered_once_and_told_to_every_session_of_its_user() {
     trader.send(&Request::Order(place(11, "sell", Some("100.00"), "50")));
     let resting = order_update(&mut trader);
     assert_eq!((resting.status.as_str(), resting.seq), ("open", 2));
-    trader.send(&Request::Order(Order { id: Some(12), op: "cancel".into(), order_id: Some(resting.order_id), ..Order::default() }));
+    trader.send(&Request::Order(Order {
+        id: Some(12),
+        op: "cancel".into(),
+        order_id: Some(resting.order_id),
+        ..Order::default()
+    }));
     assert_eq!(order_update(&mut trader).status, "cancelled");
     assert_eq!([order_update(&mut screen).seq, order_update(&mut screen).seq], [2, 3]);
     stranger.send(&Request::Ping(bawaba_channels::wire::Ping { id: Some(1) }));
