@@ -235,7 +235,8 @@ impl Sharia {
             memory.tell(&subscription, symbol);
         }
         let symbols: Vec<String> = message.symbols().iter().map(|symbol| symbol.to_string()).collect();
-        for symbol in symbols {
+        // A channel without symbols (own positions, the market's phase) is accepted as one entry without a name.
+        for symbol in symbols.into_iter().filter(|symbol| !symbol.is_empty()) {
             let refusal = match &exchange {
                 Some(exchange) => memory.judged(&self.register, exchange, &symbol, now, |judged| judged.refusal),
                 // Not asked through this stream: only what flows wherever it trades.

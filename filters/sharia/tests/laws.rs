@@ -138,6 +138,17 @@ fn subscribing_is_judged_symbol_by_symbol() {
 }
 
 #[test]
+fn a_channel_without_symbols_is_not_screened_away() {
+    for encoding in [Encoding::Json, Encoding::Proto] {
+        let mut session = screened(encoding);
+        let answer = event(
+            r#"{"type":"subscribed","id":1,"subscription":"s1","accepted":[{"symbol":"","epoch":"e","seq":1,"recovered":false}],"refused":[]}"#,
+        );
+        assert_eq!(session.down(std::slice::from_ref(&answer)), [answer]);
+    }
+}
+
+#[test]
 fn orders_for_refused_instruments_short_sales_and_margin_are_refused() {
     let order = |symbol: &str, extra: &str| {
         format!(
