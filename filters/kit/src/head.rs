@@ -45,34 +45,37 @@ const FIELDS: usize = 25;
 impl Field {
     /// By its JSON name.
     fn of_name(name: &[u8]) -> Option<Self> {
-        Some(match name {
-            b"type" => Self::Type,
-            b"id" => Self::Id,
-            b"channel" => Self::Channel,
-            b"exchange" => Self::Exchange,
-            b"symbol" => Self::Symbol,
-            b"symbols" => Self::Symbols,
-            b"subscription" => Self::Subscription,
-            b"data" => Self::Data,
-            b"metadata" => Self::Metadata,
-            b"accepted" => Self::Accepted,
-            b"refused" => Self::Refused,
-            b"resume" => Self::Resume,
-            b"flags" => Self::Flags,
-            b"op" => Self::Op,
-            b"side" => Self::Side,
-            b"order_type" => Self::OrderType,
-            b"islamic" => Self::Islamic,
-            b"code" => Self::Code,
-            b"reason" => Self::Reason,
-            b"snapshot" => Self::Snapshot,
-            b"tier" => Self::Tier,
-            b"features" => Self::Features,
-            b"quota" => Self::Quota,
-            b"update_rate_ms" => Self::UpdateRate,
-            b"token" => Self::Token,
+        // By length first: most keys of an update are none of these, and this is on every message's path.
+        let candidates: &[(&[u8], Self)] = match name.len() {
+            2 => &[(b"id", Self::Id), (b"op", Self::Op)],
+            4 => &[
+                (b"type", Self::Type),
+                (b"data", Self::Data),
+                (b"code", Self::Code),
+                (b"side", Self::Side),
+                (b"tier", Self::Tier),
+            ],
+            5 => &[(b"flags", Self::Flags), (b"quota", Self::Quota), (b"token", Self::Token)],
+            6 => &[(b"symbol", Self::Symbol), (b"reason", Self::Reason), (b"resume", Self::Resume)],
+            7 => &[
+                (b"symbols", Self::Symbols),
+                (b"channel", Self::Channel),
+                (b"refused", Self::Refused),
+                (b"islamic", Self::Islamic),
+            ],
+            8 => &[
+                (b"exchange", Self::Exchange),
+                (b"snapshot", Self::Snapshot),
+                (b"metadata", Self::Metadata),
+                (b"accepted", Self::Accepted),
+                (b"features", Self::Features),
+            ],
+            10 => &[(b"order_type", Self::OrderType)],
+            12 => &[(b"subscription", Self::Subscription)],
+            14 => &[(b"update_rate_ms", Self::UpdateRate)],
             _ => return None,
-        })
+        };
+        candidates.iter().find(|(known, _)| *known == name).map(|(_, field)| *field)
     }
 
     pub(crate) const fn name(self) -> &'static str {

@@ -219,14 +219,36 @@ fn quoted(text: &[u8], at: usize) -> Result<usize, NotJson> {
     }
     let mut at = at + 1;
     loop {
-        let rest = text.get(at..).ok_or(NotJson)?;
-        at += rest.iter().position(|&b| b == b'"' || b == b'\\' || b < 0x20).ok_or(NotJson)?;
-        match text[at] {
-            b'"' => return Ok(at + 1),
-            b'\\' => at = escape(text, at + 1)?,
+        at = plain(text, at);
+        match text.get(at) {
+            Some(b'"') => return Ok(at + 1),
+            Some(b'\\') => at = escape(text, at + 1)?,
             _ => return Err(NotJson),
         }
     }
+}
+
+/// The position of the first byte from `at` on that is a quote, a backslash or a control character.
+///
+/// Eight bytes at a time: a byte of `x ^ pattern` is zero where the pattern stands, and `(v - 0x01…) & !v & 0x80…` is not
+/// zero exactly if a byte of `v` is. It may mark bytes above the first one falsely, so only its lowest bit is read.
+fn plain(text: &[u8], mut at: usize) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const TOPS: u64 = ONES * 0x80;
+    let zero = |v: u64| v.wrapping_sub(ONES) & !v & TOPS;
+    while let Some(chunk) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let x = u64::from_le_bytes(*chunk);
+        let control = x.wrapping_sub(ONES * 0x20) & !x & TOPS;
+        let stops = zero(x ^ (ONES * 0x22)) | zero(x ^ (ONES * 0x5C)) | control;
+        if stops != 0 {
+            return at + stops.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    while text.get(at).is_some_and(|&b| b != b'"' && b != b'\\' && b >= 0x20) {
+        at += 1;
+    }
+    at
 }
 
 /// The position after the escape whose letter is at `at`. Half a surrogate pair is left to whoever decodes

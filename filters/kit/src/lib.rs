@@ -23,7 +23,7 @@ pub mod stream;
 
 pub use kind::Kind;
 pub use limits::{Limits, configure};
-pub use message::{Message, Metadata};
+pub use message::{Message, Metadata, PreparedMetadata};
 pub use policy::{End, Policy, Refusal, Verdict, reason_of};
 pub use session::{Audience, Session, restrict};
 

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use bawaba_channels::frame::{self, Opcode};
 use bawaba_channels::wire::{Encoding, Event, Islamic, Malformed, Request};
 
 use crate::head::{Field, Head};
@@ -17,6 +18,8 @@ use crate::stamp::Stamp;
 mod edit;
 
 /// The compliance verdict that travels with an update (`docs/protocol.md`).
+///
+/// [`Metadata::prepare`] it once where the same verdict is set on many updates.
 #[derive(Clone, Copy, Debug)]
 pub struct Metadata<'m> {
     /// Whether the boards allow the instrument.
@@ -29,6 +32,13 @@ pub struct Metadata<'m> {
     pub result: &'m str,
     /// The list and version that was read; empty if none was.
     pub list: &'m str,
+}
+
+/// A [`Metadata`] put into both encodings, all but the instant.
+#[derive(Clone, Debug)]
+pub struct PreparedMetadata {
+    json: Vec<u8>,
+    proto: Vec<u8>,
 }
 
 /// A message, lazily read. Every accessor answers `None` for what the message does not say.
@@ -258,15 +268,10 @@ impl Message<'_> {
     }
 
     /// Sets the verdict that travels with an update, judged now. On other kinds this does nothing.
-    pub fn set_metadata(&mut self, metadata: &Metadata<'_>) {
-        if !self.kind().is_update() {
-            return;
+    pub fn set_metadata(&mut self, metadata: &PreparedMetadata) {
+        if self.kind().is_update() {
+            self.edits.metadata = self.encoding.map(|encoding| metadata.at(encoding, &self.stamp));
         }
-        self.edits.metadata = match self.encoding {
-            Some(Encoding::Json) => Some(edit::metadata_json(metadata, &self.stamp)),
-            Some(Encoding::Proto) => Some(edit::metadata_proto(metadata, &self.stamp)),
-            None => None,
-        };
     }
 
     /// Says in `welcome` how the session is screened.
@@ -320,6 +325,23 @@ impl Message<'_> {
             Some(Encoding::Json) if self.is_edited() => self.write_json(out),
             Some(Encoding::Proto) if self.is_edited() => self.write_proto(out),
             _ => out.extend_from_slice(self.bytes),
+        }
+    }
+
+    /// Appends the message with its edits as one frame of a server.
+    pub(crate) fn write_frame(&self, opcode: Opcode, out: &mut Vec<u8>) {
+        // Most have 126 to 65535 bytes, and then the header has four: written in place, filled in afterwards.
+        let start = out.len();
+        out.reserve(self.bytes.len() + 300);
+        out.extend_from_slice(&[0x80 | opcode as u8, 126, 0, 0]);
+        self.write(out);
+        match u16::try_from(out.len() - start - 4) {
+            Ok(len) if len >= 126 => out[start + 2..start + 4].copy_from_slice(&len.to_be_bytes()),
+            _ => {
+                let payload = out.split_off(start + 4);
+                out.truncate(start);
+                frame::encode(out, true, opcode, &payload, None);
+            }
         }
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! Everything is bounded, and forgetting costs a look-up or a repeated notice, never a leak.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use bawaba_filter_kit::Metadata;
 use bawaba_filter_kit::channels::name::Instrument;
+use bawaba_filter_kit::{Metadata, PreparedMetadata};
 use bawaba_policies::sharia::{self, Mode, Register, Screening, Verdict};
 use bawaba_policies::{InstrumentRef, Reason, UnixNanos};
 
@@ -22,8 +22,9 @@ pub(crate) struct Memory {
     until: UnixNanos,
     /// Each `subscribe` in flight, by id.
     asked: VecDeque<(Option<u64>, Asked)>,
-    /// (subscription, symbol) that the client knows to be refused.
-    told: BTreeSet<(String, String)>,
+    /// By subscription: symbols that the client knows to be refused.
+    told: BTreeMap<String, BTreeSet<String>>,
+    told_count: usize,
 }
 
 /// What the answer to a `subscribe` does not say.
@@ -40,39 +41,21 @@ pub(crate) struct Asked {
 pub(crate) struct Judged {
     /// Why it may not flow, if it may not.
     pub(crate) refusal: Option<Reason>,
-    compliant: bool,
-    board: String,
-    level: &'static str,
-    result: &'static str,
-    list: String,
+    /// What an update carries.
+    pub(crate) metadata: PreparedMetadata,
 }
 
 impl Judged {
     fn of(verdict: &Verdict<'_>) -> Self {
         let annotation = verdict.annotation();
-        let (board, level, list) = annotation.map_or_else(
-            || (String::new(), "strict", String::new()),
-            |a| (a.compliance_board, a.compliance_level, a.list),
-        );
-        Self {
-            refusal: verdict.refusal(),
+        let metadata = Metadata {
             compliant: verdict.is_compliant(),
-            board,
-            level,
+            board: annotation.as_ref().map_or("", |annotation| &annotation.compliance_board),
+            level: annotation.as_ref().map_or("strict", |annotation| annotation.compliance_level),
             result: verdict.outcome.word(),
-            list,
-        }
-    }
-
-    /// What an update carries.
-    pub(crate) fn metadata(&self) -> Metadata<'_> {
-        Metadata {
-            compliant: self.compliant,
-            board: &self.board,
-            level: self.level,
-            result: self.result,
-            list: &self.list,
-        }
+            list: annotation.as_ref().map_or("", |annotation| &annotation.list),
+        };
+        Self { refusal: verdict.refusal(), metadata: metadata.prepare() }
     }
 }
 
@@ -133,13 +116,17 @@ impl Memory {
     /// Whether the client still has to be told that this symbol no longer flows. Once the memory is full nobody is
     /// told any more; nothing flows either way.
     pub(crate) fn tell(&mut self, subscription: &str, symbol: &str) -> bool {
-        self.told.len() < TOLD_MAX && self.told.insert((subscription.to_owned(), symbol.to_owned()))
+        if self.told.get(subscription).is_some_and(|told| told.contains(symbol)) || self.told_count >= TOLD_MAX {
+            return false;
+        }
+        self.told_count += 1;
+        self.told.entry(subscription.to_owned()).or_default().insert(symbol.to_owned())
     }
 
     /// The symbol flows (again) in this subscription.
     pub(crate) fn flows(&mut self, subscription: &str, symbol: &str) {
-        if !self.told.is_empty() {
-            self.told.remove(&(subscription.to_owned(), symbol.to_owned()));
+        if self.told.get_mut(subscription).is_some_and(|told| told.remove(symbol)) {
+            self.told_count -= 1;
         }
     }
 }

@@ -128,7 +128,7 @@ impl Sharia {
             Kind::Quote | Kind::Book | Kind::Trade => {
                 let (exchange, symbol) = (message.exchange(), message.symbol());
                 let (exchange, symbol) = (exchange.as_deref().unwrap_or(""), symbol.as_deref().unwrap_or(""));
-                memory.judged(&self.register, exchange, symbol, now, |judged| message.set_metadata(&judged.metadata()));
+                memory.judged(&self.register, exchange, symbol, now, |judged| message.set_metadata(&judged.metadata));
             }
             Kind::Welcome => self.welcome(memory, message, now),
             _ => {}
@@ -181,7 +181,7 @@ impl Sharia {
         let (Some(exchange), Some(symbol)) = (message.exchange(), message.symbol()) else { return Verdict::Drop };
         let refusal = memory.judged(&self.register, &exchange, &symbol, now, |judged| {
             if judged.refusal.is_none() {
-                message.set_metadata(&judged.metadata());
+                message.set_metadata(&judged.metadata);
             }
             judged.refusal
         });

@@ -331,7 +331,7 @@ fn anything() -> impl Strategy<Value = (Event, String, String)> {
     let mut names: Vec<(String, String)> =
         register.directory().iter().map(|i| (i.exchange.to_owned(), i.symbol.to_owned())).collect();
     names.push(("EGX".into(), "NOSUCH".into()));
-    names.push(("XXX".into(), "ABUK".into()));
+    names.push(("NYX".into(), "ABUK".into()));
     let kind = prop::sample::select(vec![
         "market_data_update",
         "order_book_update",

@@ -78,13 +78,10 @@ fn a_message_that_is_not_edited_is_written_as_it_came_and_one_that_is_still_deco
                 message.remove_symbol(&symbol);
             }
             message.set_reason("so");
-            message.set_metadata(&crate::Metadata {
-                compliant: true,
-                board: "B\"",
-                level: "strict",
-                result: "listed",
-                list: "",
-            });
+            message.set_metadata(
+                &crate::Metadata { compliant: true, board: "B\"", level: "strict", result: "listed", list: "" }
+                    .prepare(),
+            );
             let mut out = Vec::new();
             message.write(&mut out);
             let context = format!("{encoding:?} {value}");

@@ -2,21 +2,28 @@
 //!
 //! What is not edited is copied as it came: member order, unknown members, spacing, unknown protobuf fields.
 
-use bawaba_channels::wire::Islamic;
+use bawaba_channels::wire::{Encoding, Islamic};
 
-use super::{Message, Metadata};
+use super::{Message, Metadata, PreparedMetadata};
 use crate::head::{Field, inner_text};
 use crate::json::{self, Span, put_string};
 use crate::kind::Kind;
 use crate::policy::Refusal;
 use crate::proto::{self, put_bytes, put_number, put_text};
-use crate::stamp::Stamp;
+use crate::stamp::{Stamp, TEXT_BYTES};
 
 /// A replacement: the bytes of the span give way to these.
 type Splice = (Span, Vec<u8>);
 
 impl Message<'_> {
     pub(super) fn write_json(&self, out: &mut Vec<u8>) {
+        if let Some(metadata) = self.only_new_metadata() {
+            let (head, tail) = self.bytes.split_at(self.head.body.end as usize);
+            for part in [head, b",\"metadata\":", metadata, tail] {
+                out.extend_from_slice(part);
+            }
+            return;
+        }
         let mut splices: Vec<Splice> = Vec::with_capacity(2);
         let mut added = Vec::new();
         let mut set = |field: Field, value: Vec<u8>| {
@@ -68,6 +75,14 @@ impl Message<'_> {
         out.extend_from_slice(&self.bytes[at..close]);
         out.extend_from_slice(&added);
         out.extend_from_slice(&self.bytes[close..]);
+    }
+
+    /// The metadata, if that is the only edit and the message has none yet: what is done to most updates.
+    fn only_new_metadata(&self) -> Option<&[u8]> {
+        let edits = &self.edits;
+        let alone = self.kind() != Kind::News && !self.head.span(Field::Metadata).is_some();
+        // Of an update (other than news) nothing else can be edited.
+        edits.metadata.as_deref().filter(|_| alone)
     }
 
     /// The elements of a list, in their own bytes, without the symbols that go. They stand in the same order as
@@ -210,43 +225,61 @@ fn put_refused_proto(body: &mut Vec<u8>, symbol: &str, refusal: &Refusal) {
     put_bytes(body, 4, &entry);
 }
 
-pub(super) fn metadata_json(metadata: &Metadata<'_>, stamp: &Stamp) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256);
-    out.extend_from_slice(if metadata.compliant {
-        b"{\"sharia_compliant\":true,\"compliance_board\":".as_slice()
-    } else {
-        b"{\"sharia_compliant\":false,\"compliance_board\":".as_slice()
-    });
-    put_string(&mut out, metadata.board);
-    out.extend_from_slice(b",\"compliance_level\":");
-    put_string(&mut out, metadata.level);
-    out.extend_from_slice(b",\"screening_result\":");
-    put_string(&mut out, metadata.result);
-    if !metadata.list.is_empty() {
-        out.extend_from_slice(b",\"list\":");
-        put_string(&mut out, metadata.list);
+impl Metadata<'_> {
+    /// Puts it into both encodings, once for many updates.
+    pub fn prepare(&self) -> PreparedMetadata {
+        let mut json = Vec::with_capacity(256);
+        json.extend_from_slice(if self.compliant {
+            b"{\"sharia_compliant\":true,\"compliance_board\":".as_slice()
+        } else {
+            b"{\"sharia_compliant\":false,\"compliance_board\":".as_slice()
+        });
+        put_string(&mut json, self.board);
+        json.extend_from_slice(b",\"compliance_level\":");
+        put_string(&mut json, self.level);
+        json.extend_from_slice(b",\"screening_result\":");
+        put_string(&mut json, self.result);
+        if !self.list.is_empty() {
+            json.extend_from_slice(b",\"list\":");
+            put_string(&mut json, self.list);
+        }
+        json.extend_from_slice(b",\"filtered_at\":\"");
+
+        let mut proto = Vec::with_capacity(96);
+        if self.compliant {
+            put_number(&mut proto, 1, 1);
+        }
+        put_text(&mut proto, 2, self.board);
+        put_text(&mut proto, 3, self.level);
+        put_text(&mut proto, 4, self.result);
+        put_text(&mut proto, 5, self.list);
+        PreparedMetadata { json, proto }
     }
-    out.extend_from_slice(b",\"filtered_at\":\"");
-    out.extend_from_slice(stamp.text());
-    out.extend_from_slice(b"\"}");
-    out
 }
 
-pub(super) fn metadata_proto(metadata: &Metadata<'_>, stamp: &Stamp) -> Vec<u8> {
-    let mut out = Vec::with_capacity(96);
-    if metadata.compliant {
-        put_number(&mut out, 1, 1);
+impl PreparedMetadata {
+    /// The value of `metadata` in this encoding, judged at `stamp`.
+    pub(super) fn at(&self, encoding: Encoding, stamp: &Stamp) -> Vec<u8> {
+        match encoding {
+            Encoding::Json => {
+                let mut out = Vec::with_capacity(self.json.len() + TEXT_BYTES + 2);
+                out.extend_from_slice(&self.json);
+                out.extend_from_slice(stamp.text());
+                out.extend_from_slice(b"\"}");
+                out
+            }
+            Encoding::Proto => {
+                let mut out = Vec::with_capacity(self.proto.len() + 11);
+                out.extend_from_slice(&self.proto);
+                // To the millisecond, so that both encodings say the same; two's complement, as protobuf writes an int64.
+                let at = stamp.now.as_millis().wrapping_mul(1_000_000);
+                if at != 0 {
+                    put_number(&mut out, 6, at as u64);
+                }
+                out
+            }
+        }
     }
-    put_text(&mut out, 2, metadata.board);
-    put_text(&mut out, 3, metadata.level);
-    put_text(&mut out, 4, metadata.result);
-    put_text(&mut out, 5, metadata.list);
-    // Two's complement, as protobuf writes an int64. To the millisecond, so that both encodings say the same.
-    let at = stamp.now.as_millis().wrapping_mul(1_000_000);
-    if at != 0 {
-        put_number(&mut out, 6, at as u64);
-    }
-    out
 }
 
 fn islamic_json(islamic: &Islamic) -> Vec<u8> {

@@ -103,11 +103,7 @@ impl<P: Policy> Core<P> {
             reply::put_event(out, self.encoding, event);
         }
         match verdict {
-            Verdict::Pass if message.is_edited() => {
-                let mut edited = Vec::with_capacity(payload.len() + 256);
-                message.write(&mut edited);
-                frame::encode(out, true, opcode, &edited, None);
-            }
+            Verdict::Pass if message.is_edited() => message.write_frame(opcode, out),
             Verdict::Pass if rebuilt => frame::encode(out, true, opcode, payload, None),
             Verdict::Pass => return Fate::Passes,
             Verdict::Drop | Verdict::Refuse(_) => {}

@@ -54,13 +54,16 @@ impl Policy for Table {
         match symbol.as_deref() {
             Some("EAST" | "DROP") => return Verdict::Drop,
             Some("SHUT") => return Verdict::close(CloseCode::COMPLIANCE, Reason::ShariaNotCompliant),
-            Some("NOTE") => message.set_metadata(&Metadata {
-                compliant: true,
-                board: "EGX33",
-                level: "strict",
-                result: "listed",
-                list: "egx33@2024-06-12",
-            }),
+            Some("NOTE") => message.set_metadata(
+                &Metadata {
+                    compliant: true,
+                    board: "EGX33",
+                    level: "strict",
+                    result: "listed",
+                    list: "egx33@2024-06-12",
+                }
+                .prepare(),
+            ),
             _ => {}
         }
         if message.kind() == Kind::Subscribed {
