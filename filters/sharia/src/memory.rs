@@ -62,7 +62,14 @@ impl Judged {
 impl Memory {
     /// The memory of a stream with this screening.
     pub(crate) fn new(screening: Screening) -> Self {
-        Self { screening, verdicts: HashMap::new(), until: UnixNanos(0), asked: VecDeque::new(), told: BTreeSet::new() }
+        Self {
+            screening,
+            verdicts: HashMap::new(),
+            until: UnixNanos(0),
+            asked: VecDeque::new(),
+            told: BTreeMap::new(),
+            told_count: 0,
+        }
     }
 
     /// The screening.
