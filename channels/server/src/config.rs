@@ -119,7 +119,7 @@ pub(crate) struct Record {
 }
 
 /// The TOML file. Every key has a default.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
     /// Connections at once; more are answered 503.
@@ -134,6 +134,8 @@ pub(crate) struct Config {
     pub(crate) outbox_frames_max: usize,
     /// Bytes that wait for one session before it counts as slow.
     pub(crate) outbox_bytes_max: usize,
+    /// Bytes that wait for one edge before it counts as slow: a trunk carries many users.
+    pub(crate) trunk_outbox_bytes_max: usize,
     /// Subscriptions of one session.
     pub(crate) subscriptions_max: usize,
     /// Updates kept per stream for those who resume.
@@ -159,8 +161,9 @@ impl Default for Config {
             message_bytes_max: 64 * 1024,
             trunk_message_bytes_max: 1024 * 1024,
             head_bytes_max: 32 * 1024,
-            outbox_frames_max: 16_384,
-            outbox_bytes_max: 8 * 1024 * 1024,
+            outbox_frames_max: 65_536,
+            outbox_bytes_max: 16 * 1024 * 1024,
+            trunk_outbox_bytes_max: 64 * 1024 * 1024,
             subscriptions_max: 10_000,
             ring_updates: 256,
             ping_interval_ms: 20_000,
@@ -182,6 +185,7 @@ pub(crate) struct SessionLimits {
     pub(crate) head_bytes_max: usize,
     pub(crate) outbox_frames_max: usize,
     pub(crate) outbox_bytes_max: usize,
+    pub(crate) trunk_outbox_bytes_max: usize,
     pub(crate) ping_interval: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
@@ -203,7 +207,8 @@ impl Config {
         ensure!((1..=100_000).contains(&config.ring_updates), "ring_updates: 1 to 100000");
         ensure!((1..=1_000_000).contains(&config.connections_max), "connections_max: 1 to 1000000");
         ensure!((16..=1_000_000).contains(&config.outbox_frames_max), "outbox_frames_max: 16 to 1000000");
-        ensure!(config.outbox_bytes_max >= 64 * 1024, "outbox_bytes_max: at least 65536");
+        let least = config.outbox_bytes_max.min(config.trunk_outbox_bytes_max);
+        ensure!(least >= 64 * 1024, "outbox_bytes_max, trunk_outbox_bytes_max: at least 65536");
         ensure!(config.head_bytes_max >= 1024, "head_bytes_max: at least 1024");
         ensure!(config.drain_deadline_ms >= config.drain_ms, "drain_deadline_ms: not less than drain_ms");
         Ok(config)
@@ -217,6 +222,7 @@ impl Config {
             head_bytes_max: self.head_bytes_max,
             outbox_frames_max: self.outbox_frames_max,
             outbox_bytes_max: self.outbox_bytes_max,
+            trunk_outbox_bytes_max: self.trunk_outbox_bytes_max,
             ping_interval: Duration::from_millis(self.ping_interval_ms),
             idle_timeout: Duration::from_millis(self.idle_timeout_ms),
             handshake_timeout: Duration::from_millis(self.handshake_timeout_ms),
@@ -236,6 +242,27 @@ mod tests {
         let error = format!("{:#}", Config::parse("ring_updates = 7\nring_update = 7").unwrap_err());
         assert!(error.contains("line 2") && error.contains("ring_update"), "{error}");
         assert!(Config::parse("idle_timeout_ms = 5").is_err());
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let document = include_str!("../../../docs/channel-server.md");
+        let (_, block) = document.split_once("```toml\n").unwrap();
+        let (block, _) = block.split_once("```").unwrap();
+        assert_eq!(Config::parse(block).unwrap(), Config::default());
+        assert_eq!(block.lines().count(), 15, "every key is there");
+    }
+
+    #[test]
+    fn the_documented_commands_are_commands() {
+        for document in [include_str!("../../../docs/channel-server.md"), include_str!("../../../docs/recording.md")] {
+            let joined = document.replace("\\\n", " ");
+            let commands = joined.lines().filter(|line| line.starts_with("bawaba-channel "));
+            for command in commands {
+                let words = command.split('#').next().unwrap_or_default().split_whitespace();
+                assert!(Cli::try_parse_from(words).is_ok(), "{command}");
+            }
+        }
     }
 
     #[test]

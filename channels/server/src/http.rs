@@ -89,8 +89,11 @@ async fn connection(mut stream: TcpStream, shared: &Shared) {
         Ok(Ok(None)) => return,
         Ok(Err(refused)) => return answer(&mut stream, &refused).await,
         Err(_) => {
-            return answer(&mut stream, &Refused::new(408, Reason::ProtocolMalformed, "the request head took too long"))
-                .await;
+            return answer(
+                &mut stream,
+                &Refused::new(408, Reason::ProtocolMalformed, "the request head took too long"),
+            )
+            .await;
         }
     };
     buffer.advance(head.len);

@@ -39,6 +39,20 @@ pub(crate) enum Begin<T> {
 }
 
 impl<T> Begin<T> {
+    /// The same beginning if what it replays fits into `room`, which shrinks by it; else the loss of that.
+    pub(crate) fn within(self, room: &mut usize, newest: u64) -> Self {
+        match self {
+            Self::Resumed { missed, .. } if missed.len() > *room => {
+                Self::Lost { missing: Some((newest + 1 - missed.len() as u64, newest)) }
+            }
+            Self::Resumed { missed, after } => {
+                *room -= missed.len();
+                Self::Resumed { missed, after }
+            }
+            other => other,
+        }
+    }
+
     /// The same beginning of another form of the stream.
     pub(crate) fn map<U>(self, form: impl Fn(&T) -> U) -> Begin<U> {
         match self {

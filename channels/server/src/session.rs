@@ -50,8 +50,12 @@ pub(crate) async fn run(opening: Opening) {
     // Updates are small and late ones worthless; an error here costs latency, not correctness.
     let _ = stream.set_nodelay(true);
     let (read, write) = stream.into_split();
-    let (outbox, drained) = outbox(Bounds { frames: limits.outbox_frames_max, bytes: limits.outbox_bytes_max });
-    let message_bytes_max = if claims.is_edge() { limits.trunk_message_bytes_max } else { limits.message_bytes_max };
+    let (message_bytes_max, bytes) = if claims.is_edge() {
+        (limits.trunk_message_bytes_max, limits.trunk_outbox_bytes_max)
+    } else {
+        (limits.message_bytes_max, limits.outbox_bytes_max)
+    };
+    let (outbox, drained) = outbox(Bounds { frames: limits.outbox_frames_max, bytes });
     let began = Instant::now();
     let joining = Joining { claims, encoding, outbox: outbox.clone(), heartbeat: limits.ping_interval };
     if hub.send(Command::Join(id, Box::new(joining))).await.is_err() {

@@ -100,6 +100,49 @@ fn a_position_out_of_reach_is_answered_with_a_gap_and_a_snapshot() {
 }
 
 #[test]
+fn a_thousand_subscribes_and_a_long_way_back_do_not_make_a_client_slow() {
+    let server = Server::simulated("EGX", &recent_anchor(), FAST);
+    let mut client = Client::user(&server, "u");
+    let answer = client.subscribe(subscribe("order_book", "EGX", &["*"]));
+    for id in 10..1010 {
+        client.send(&Request::Subscribe(Subscribe {
+            id: Some(id),
+            ..subscribe("market_data", "EGX", &["COMI", "ABUK"])
+        }));
+    }
+    for id in 10..1010 {
+        client.until(|event| matches!(event, Event::Subscribed(answer) if answer.id == Some(id)).then_some(()));
+    }
+    // As far back as the rings reach, for every symbol, or beyond.
+    let back = |seq: u64| seq.saturating_sub(200);
+    let resume: BTreeMap<String, Position> = answer
+        .accepted
+        .iter()
+        .map(|a| (a.symbol.clone(), Position { epoch: a.epoch.clone(), seq: back(a.seq) }))
+        .collect();
+    let mut client = Client::user(&server, "u");
+    let answer = client.subscribe(Subscribe { resume: resume.clone(), ..subscribe("order_book", "EGX", &["*"]) });
+    let mut at: HashMap<String, u64> = resume.iter().map(|(symbol, position)| (symbol.clone(), position.seq)).collect();
+    let mut waiting: usize = answer.accepted.len();
+    while waiting > 0 {
+        match client.next() {
+            Event::Gap(gap) => {
+                assert_eq!(gap.from_seq, at[&gap.symbol] + 1);
+                at.insert(gap.symbol, gap.to_seq - 1);
+            }
+            Event::Update(update) => {
+                let seq = at.get_mut(&update.symbol).unwrap();
+                assert_eq!(update.seq, *seq + 1, "{}", update.symbol);
+                *seq = update.seq;
+                let accepted = answer.accepted.iter().find(|a| a.symbol == update.symbol).unwrap();
+                waiting -= usize::from(update.seq == accepted.seq);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
 fn a_rate_folds_updates_together_and_says_which() {
     let server = Server::simulated("EGX", &recent_anchor(), FAST);
     let mut client = Client::user(&server, "u");
@@ -296,6 +339,20 @@ fn the_end_of_an_auction_is_told_and_begins_the_trading() {
             _ => {}
         }
     }
+}
+
+#[test]
+fn the_documented_command_makes_the_shipped_recording() {
+    let document = include_str!("../../../../docs/recording.md").replace("\\\n", " ");
+    let command = document.lines().find(|line| line.starts_with("bawaba-channel record ")).unwrap();
+    let made = TempFile::new("made.jsonl", "");
+    let arguments: Vec<&str> = command.split_whitespace().skip(1).collect();
+    let (file, arguments) = arguments.split_last().unwrap();
+    assert_eq!(*file, "egx-demo.jsonl");
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_bawaba-channel")).args(arguments).arg(&made.0).status();
+    assert!(status.unwrap().success());
+    let shipped = include_str!("../../recordings/egx-demo.jsonl");
+    assert!(std::fs::read_to_string(&made.0).unwrap() == shipped, "the simulation changed: make the recording anew");
 }
 
 #[test]
