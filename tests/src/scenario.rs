@@ -13,7 +13,7 @@ use crate::{PATIENCE, by};
 
 /// One conversation.
 pub struct Scenario {
-    /// The law that it shows; also the name of the user who speaks.
+    /// The law that it shows.
     pub law: &'static str,
     /// Who speaks.
     pub who: Who,
@@ -21,6 +21,8 @@ pub struct Scenario {
     pub encoding: Encoding,
     /// What is sent and waited for, after `welcome`.
     pub steps: Vec<Step>,
+    /// What each transcript must hold, in this order: equal is not enough where both could be wrong.
+    pub says: &'static [&'static str],
 }
 
 /// Who speaks.
@@ -61,7 +63,13 @@ pub enum Step {
 impl Scenario {
     /// A conversation in the JSON form.
     pub fn new(law: &'static str, who: Who, steps: Vec<Step>) -> Self {
-        Self { law, who, encoding: Encoding::Json, steps }
+        Self { law, who, encoding: Encoding::Json, steps, says: &[] }
+    }
+
+    /// What each transcript must hold, in this order.
+    pub fn says(mut self, parts: &'static [&'static str]) -> Self {
+        self.says = parts;
+        self
     }
 
     /// The same in the protobuf form.
@@ -70,10 +78,12 @@ impl Scenario {
         self
     }
 
-    /// Speaks it with the host at `address`, and writes down what came back.
-    pub fn run(&self, address: SocketAddr, keys: &Keys) -> Transcript {
+    /// Speaks it with the host at `address`, and writes down what came back. Each host gets a user of its own, as
+    /// accounts are behind both.
+    pub fn run(&self, address: SocketAddr, keys: &Keys, host: &str) -> Transcript {
         let mut transcript = Transcript::new();
-        let connect = Connect::with_token(&self.who.token(keys, self.law)).encoding(self.encoding);
+        let connect =
+            Connect::with_token(&self.who.token(keys, &format!("{} at {host}", self.law))).encoding(self.encoding);
         let mut client = match connect.open(address) {
             Ok(client) => client,
             Err(answer) => {

@@ -5,12 +5,14 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use bawaba_channels::wire::Timestamp;
 use toml::{Table, Value};
 
 use crate::client::{Client, Connect};
-use crate::keys::{AUDIENCE, ISSUER, Keys};
+use crate::keys::{AUDIENCE, ISSUER, Keys, now_s};
 use crate::place::{Scratch, binary, filter};
 use crate::process::Process;
 use crate::{PATIENCE, by, http, until};
@@ -49,9 +51,19 @@ impl ChannelServer {
         Self { process, address, recording: None }
     }
 
-    /// A live simulation of one exchange that trades round the clock. Servers of one exchange serve the same.
+    /// A live simulation of one exchange that trades round the clock, a few updates of each instrument a second.
+    ///
+    /// All that one test process starts for an exchange serve the same streams, so that one can stand in for another.
     pub fn live(exchange: &str) -> Self {
-        Self::start(&["--exchange", exchange, "--round-the-clock"])
+        Self::start(&Self::live_arguments(exchange))
+    }
+
+    /// The arguments of [`Self::live`], for [`Self::start_at`].
+    pub fn live_arguments(exchange: &str) -> [&str; 7] {
+        // By default a simulation begins with the exchange's day, and a server has all of it to catch up with.
+        static ANCHOR: OnceLock<String> = OnceLock::new();
+        let anchor = ANCHOR.get_or_init(|| Timestamp(now_s() * 1_000_000_000).to_string());
+        ["--exchange", exchange, "--round-the-clock", "--updates-per-second", "500", "--anchor", anchor]
     }
 
     /// A market that stands still in the middle of trading: each instrument has its state, and nothing moves by

@@ -43,6 +43,19 @@ impl Transcript {
         self.latest.get(field).map(String::as_str)
     }
 
+    /// The first of `parts` that is not there, behind those before it.
+    pub fn lacks<'a>(&self, parts: &[&'a str]) -> Option<&'a str> {
+        let text = self.lines.join("\n");
+        let mut rest = text.as_str();
+        for part in parts {
+            match rest.split_once(part) {
+                Some((_, behind)) => rest = behind,
+                None => return Some(part),
+            }
+        }
+        None
+    }
+
     /// Writes what comes next, and returns it if it is an event; `Err` when the connection has ended.
     pub fn take(&mut self, client: &mut Client, deadline: Deadline) -> Result<Option<Value>, End> {
         match client.message(deadline) {
@@ -98,6 +111,10 @@ impl Transcript {
     }
 
     fn event(&mut self, frame: &str, mut event: Value) {
+        // An order is placed when this client places it; a quote has its time from the exchange.
+        if matches!(event["type"].as_str(), Some("order_update" | "position_update")) {
+            event["time"] = "<time>".into();
+        }
         self.normalise(&mut event);
         self.note(format!("{frame} {event}"));
     }
