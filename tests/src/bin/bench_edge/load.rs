@@ -155,10 +155,14 @@ pub(crate) fn cpu_per_message(
             let (message, echoed, stop) = (Arc::clone(&message), Arc::clone(&echoed), Arc::clone(&stop));
             busy.push(tokio::spawn(keep_busy(stream, message, window, echoed, stop)));
         }
-        // The first second is warm-up.
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        // The first tick is at once, and the first second is warm-up.
+        seconds.tick().await;
+        seconds.tick().await;
         let (from_cpu, from_count, from) = (cpu(), echoed.load(Ordering::Relaxed), Instant::now());
-        tokio::time::sleep(length).await;
+        for _ in 0..length.as_secs() {
+            seconds.tick().await;
+        }
         let used = cpu() - from_cpu;
         let messages = echoed.load(Ordering::Relaxed) - from_count;
         eprintln!(
