@@ -1,4 +1,12 @@
 //! Write a rule over WebSocket messages; run it in Bawaba and in Envoy.
+//!
+//! An author writes a [`Policy`] and hands it to [`policy!`]; the crate is then a proxy-wasm filter. Frames, fragments,
+//! control frames, claims, encodings and the answers to refused requests are the kit's business; no knowledge of
+//! proxy-wasm is needed. The tutorial is `docs/author-a-policy.md`; [`trial`] is for tests.
+//!
+//! * [`Message`]: the same questions and edits in JSON and protobuf; what nobody edits passes byte for byte.
+//! * [`stream`]: the whole mechanism without a host, from bytes to bytes.
+//! * [`handshake`]: from headers to a [`Session`], and the HTTP answer of a refusal.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -20,6 +28,7 @@ mod session;
 pub mod shell;
 mod stamp;
 pub mod stream;
+pub mod trial;
 
 pub use kind::Kind;
 pub use limits::{Limits, configure};
@@ -28,3 +37,8 @@ pub use policy::{End, Policy, Refusal, Verdict, reason_of};
 pub use session::{Audience, Session, restrict};
 
 pub use bawaba_channels as channels;
+
+/// The tutorial, whose code is compiled and run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/author-a-policy.md")]
+pub struct Tutorial;

@@ -150,6 +150,11 @@ impl<'a> Message<'a> {
         self.text(Field::Side)
     }
 
+    /// `limit` or `market`, of an order.
+    pub fn order_type(&self) -> Option<Cow<'a, str>> {
+        self.text(Field::OrderType)
+    }
+
     /// The refusal word of `error` and `revoked`, the word of an alert.
     pub fn code(&self) -> Option<Cow<'a, str>> {
         self.text(Field::Code)

@@ -87,7 +87,9 @@ impl Memory {
         let fits = |symbol: &String| {
             held.contains(symbol) || (usage.extend(&limits, 1).is_ok() && held.insert(symbol.clone()))
         };
-        let (_, over): (Vec<_>, Vec<_>) = accepted.into_iter().partition(fits);
+        // A channel without symbols is accepted as one entry without a name.
+        let named = accepted.into_iter().filter(|symbol| !symbol.is_empty());
+        let (_, over): (Vec<_>, Vec<_>) = named.partition(fits);
         over
     }
 

@@ -106,3 +106,15 @@ fn a_wildcard_takes_as_many_symbols_as_it_stands_for() {
     let all = r#"{"type":"subscribe","id":1,"channel":"trades","exchange":"EGX","symbols":["*"]}"#;
     assert!(session.turn(all, &[]).contains("quota.symbols"));
 }
+
+#[test]
+fn a_channel_without_symbols_takes_a_subscription_and_no_symbol() {
+    let mut session = Session::new();
+    assert!(!session.subscribe(1, "s1", &["COMI", "TMGH", "ABUK", "EAST"]).contains("quota"));
+    let request = r#"{"type":"subscribe","id":2,"channel":"news","exchange":"EGX"}"#;
+    let answer = r#"{"type":"subscribed","id":2,"subscription":"s2","accepted":[{"symbol":""}],"refused":[]}"#;
+    assert!(!session.turn(request, &[answer]).contains("quota"));
+    assert!(session.turn(request, &[answer]).contains("quota.subscriptions"));
+    session.turn(r#"{"type":"unsubscribe","id":5,"subscription":"s2"}"#, &[r#"{"type":"unsubscribed","id":5}"#]);
+    assert!(!session.turn(request, &[answer]).contains("quota"));
+}

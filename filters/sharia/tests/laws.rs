@@ -213,10 +213,10 @@ fn modes_off_and_annotate_let_everything_flow() {
     let east = update("market_data_update", "EGX", "EAST", false);
     for encoding in [Encoding::Json, Encoding::Proto] {
         let mut off = connect(LAUNCH, Some(r#"{"sub":"u"}"#), encoding, false).unwrap();
-        assert_eq!(off.down(&[east.clone()]), [east.clone()]);
+        assert_eq!(off.down(std::slice::from_ref(&east)), std::slice::from_ref(&east));
         let claims = SCREENED.replace("filter", "annotate");
         let mut annotate = connect(LAUNCH, Some(&claims), encoding, false).unwrap();
-        let out = annotate.down(&[east.clone()]);
+        let out = annotate.down(std::slice::from_ref(&east));
         let [Event::Update(update)] = &out[..] else { panic!("{out:?}") };
         let metadata = update.metadata.as_ref().unwrap();
         assert_eq!((metadata.sharia_compliant, metadata.screening_result.as_str()), (false, "not_listed"));
