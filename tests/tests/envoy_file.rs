@@ -5,10 +5,13 @@
 use bawaba_tests::place::root;
 use serde_json::{Value, json};
 
-fn manager() -> Value {
+fn file() -> Value {
     let text = std::fs::read_to_string(root().join("envoy/envoy.yaml")).unwrap();
-    let file: Value = serde_yaml::from_str(&text).unwrap();
-    file["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"].clone()
+    serde_yaml::from_str(&text).unwrap()
+}
+
+fn manager() -> Value {
+    file()["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"].clone()
 }
 
 fn names(chain: &Value) -> Vec<&str> {
@@ -49,5 +52,15 @@ fn nobody_brings_claims_from_outside() {
 fn no_route_ends_a_websocket_by_the_clock() {
     for route in manager()["route_config"]["virtual_hosts"][0]["routes"].as_array().unwrap() {
         assert_eq!(route["route"]["timeout"], "0s", "{route}");
+    }
+}
+
+#[test]
+fn no_cluster_stops_at_the_default_of_1024_connections() {
+    for cluster in file()["static_resources"]["clusters"].as_array().unwrap() {
+        let threshold = &cluster["circuit_breakers"]["thresholds"][0];
+        for limit in ["max_connections", "max_requests", "max_pending_requests"] {
+            assert!(threshold[limit].as_u64() > Some(1024), "{}: {limit}", cluster["name"]);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -43,8 +43,13 @@ impl Envoy {
     }
 
     /// Runs a configuration file whose listeners have port 0.
-    pub fn serve(config: &std::path::Path) -> Self {
-        let mut command = Command::new(envoy());
+    pub fn serve(config: &Path) -> Self {
+        Self::serve_by(config, |program| Command::new(program))
+    }
+
+    /// As [`Self::serve`], with a command of the caller's making: on a core of its own, say.
+    pub fn serve_by(config: &Path, command: impl FnOnce(&Path) -> Command) -> Self {
+        let mut command = command(&envoy());
         // One worker, so that one VM sees all streams; no shared memory region, as many run beside each other.
         command
             .arg("-c")

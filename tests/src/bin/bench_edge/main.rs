@@ -33,7 +33,8 @@ bench_edge [--connections N] [--seconds S] [--only NAME,NAME…]
 
   --connections N   idle connections for the memory row (default 3000)
   --seconds S       length of each load (default 5)
-  --only NAMES      of: bawaba-channel, bawaba-relay-filtered, bawaba, haproxy, nginx, envoy";
+  --only NAMES      of: bawaba-channel, bawaba-relay-filtered, bawaba, haproxy, nginx, envoy,
+                    envoy-filtered";
 
 /// What to measure.
 struct Options {

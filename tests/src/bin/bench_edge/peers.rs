@@ -8,7 +8,9 @@ use bawaba_tests::client::Connect;
 use bawaba_tests::keys::Keys;
 use bawaba_tests::place::{Scratch, envoy, on_path};
 use bawaba_tests::process::Process;
-use bawaba_tests::stack::{ChannelServer, Edge, edge_config, free_address, launch_list, set};
+use bawaba_tests::stack::{
+    ChannelServer, Edge, Envoy, EnvoyOptions, edge_config, envoy_configuration, free_address, launch_list, set,
+};
 use bawaba_tests::{PATIENCE, by, until};
 use serde_json::json;
 
@@ -28,11 +30,20 @@ pub(crate) enum Peer {
     Haproxy,
     Nginx,
     Envoy,
+    /// Envoy as `envoy/envoy.yaml` configures it: tokens and three filters.
+    EnvoyFiltered,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::BawabaChannel, Self::BawabaFiltered, Self::Bawaba, Self::Haproxy, Self::Nginx, Self::Envoy];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::BawabaChannel,
+        Self::BawabaFiltered,
+        Self::Bawaba,
+        Self::Haproxy,
+        Self::Nginx,
+        Self::Envoy,
+        Self::EnvoyFiltered,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -42,6 +53,7 @@ impl Peer {
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
+            Self::EnvoyFiltered => "envoy-filtered",
         }
     }
 }
@@ -72,6 +84,7 @@ impl Proxy {
             Peer::Haproxy => haproxy(scratch, echo),
             Peer::Nginx => nginx(scratch, echo),
             Peer::Envoy => Ok(envoy_peer(scratch, echo)),
+            Peer::EnvoyFiltered => Ok(envoy_filtered(scratch, keys, echo)),
         }
     }
 }
@@ -95,15 +108,19 @@ fn bawaba(peer: Peer, scratch: &Scratch, keys: &Keys, echo: SocketAddr) -> Proxy
     }
     let edge = Edge::spawn_by(scratch, &config, pinned);
     edge.wait_ready();
-    let connect = Connect::with_token(&keys.screened("bench"));
     let kind = if peer == Peer::BawabaChannel { Kind::Channel } else { Kind::Echo };
     Proxy {
         peer,
-        target: Target { address: edge.address, connect, kind },
+        target: Target { address: edge.address, connect: admitted(keys), kind },
         process: edge.process,
         version: env!("CARGO_PKG_VERSION").into(),
         _server: server,
     }
+}
+
+/// A licensed user; not screened, as an echoed request is nothing that a channel server says, and would be dropped.
+fn admitted(keys: &Keys) -> Connect {
+    Connect::with_token(&keys.unscreened("bench"))
 }
 
 /// Waits until a peer that prints nothing takes connections.
@@ -193,4 +210,18 @@ fn envoy_peer(scratch: &Scratch, echo: SocketAddr) -> Proxy {
     accepting(address);
     let version = version(&program, "--version");
     Proxy { peer: Peer::Envoy, process, target: plain(address), version, _server: None }
+}
+
+fn envoy_filtered(scratch: &Scratch, keys: &Keys, echo: SocketAddr) -> Proxy {
+    let options = EnvoyOptions {
+        filters: FILTERS.map(|name| (name.to_owned(), json!({}))).into(),
+        clusters: ["egx", "adx"].map(|name| (name.to_owned(), vec![echo])).into(),
+        ..EnvoyOptions::default()
+    };
+    let config = envoy_configuration(scratch, keys, &options);
+    let file = scratch.write("envoy-filtered.json", config.to_string());
+    let running = Envoy::serve_by(&file, pinned);
+    let target = Target { address: running.address, connect: admitted(keys), kind: Kind::Echo };
+    let version = version(&envoy(), "--version");
+    Proxy { peer: Peer::EnvoyFiltered, process: running.process, target, version, _server: None }
 }
