@@ -26,6 +26,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub struct Handshake {
     /// Who asks.
     pub session: Session,
+    /// An extended CONNECT (RFC 8441), which is accepted by 200 where an upgrade is by 101.
+    pub extended_connect: bool,
     /// The first subprotocol offered that the kit reads.
     pub offered: Option<Encoding>,
     /// The new value of `sec-websocket-protocol`, if it changes; `Some(None)` to remove it.
@@ -40,19 +42,19 @@ impl Handshake {
             |name: &'static str| headers.iter().filter(move |(known, _)| known == name).map(|(_, value)| &**value);
         let first = |name: &'static str| all(name).next().and_then(|value| core::str::from_utf8(value).ok());
         let invalid = || Refusal::new(Reason::AuthInvalid);
-        let (facts, claims) = match all(CLAIMS_HEADER).count() {
-            0 => (Value::Null, Claims::default()),
+        let (json, claims) = match all(CLAIMS_HEADER).count() {
+            0 => (Vec::new(), Claims::default()),
             1 => read_claims(first(CLAIMS_HEADER).ok_or_else(invalid)?).ok_or_else(invalid)?,
             _ => return Err(invalid()),
         };
-        let verified = !facts.is_null();
         // The edge opens a cohort's stream with declared facts alone, and no policy may declare who a user is. A
         // client that forges the mark has a subject in its token, and is judged as the session that it is.
-        let cohort = first(COHORT_HEADER) == Some("1") && verified && claims.sub.is_none();
-        let websocket = all("upgrade").any(|value| value.eq_ignore_ascii_case(b"websocket"))
-            || all(":protocol").any(|value| value.eq_ignore_ascii_case(b"websocket"));
+        let cohort = first(COHORT_HEADER) == Some("1") && !json.is_empty() && claims.sub.is_none();
+        let names_websocket = |name| all(name).any(|value: &[u8]| value.eq_ignore_ascii_case(b"websocket"));
+        let extended_connect = names_websocket(":protocol");
+        let websocket = extended_connect || names_websocket("upgrade");
         let path = first(":path").unwrap_or("/");
-        let path = path.split_once('?').map_or(path, |(path, _)| path).to_owned();
+        let path = path.split_once('?').map_or(path, |(path, _)| path).into();
 
         let offers: Vec<&str> = all("sec-websocket-protocol")
             .filter_map(|value| core::str::from_utf8(value).ok())
@@ -64,7 +66,8 @@ impl Handshake {
         let protocols =
             (kept.len() != offers.len()).then(|| if kept.is_empty() { None } else { Some(kept.join(", ")) });
         Ok(Self {
-            session: Session { claims, facts, verified, path, websocket, cohort, now: Timestamp(0) },
+            session: Session { claims: json.into(), path, websocket, cohort, now: Timestamp(0) },
+            extended_connect,
             offered: kept.iter().find_map(|offer| Encoding::of_subprotocol(offer)),
             protocols,
         })
@@ -75,14 +78,15 @@ fn is_bearer(offer: &str) -> bool {
     offer.get(..SUBPROTOCOL_BEARER.len()).is_some_and(|head| head.eq_ignore_ascii_case(SUBPROTOCOL_BEARER))
 }
 
-fn read_claims(value: &str) -> Option<(Value, Claims)> {
+fn read_claims(value: &str) -> Option<(Vec<u8>, Claims)> {
     if value.len() > CLAIMS_HEADER_BYTES_MAX {
         return None;
     }
     let json = BASE64.decode(value.trim()).ok()?;
     let claims = Claims::from_json(&json).ok()?;
-    let facts = serde_json::from_slice(&json).ok()?;
-    Some((facts, claims))
+    // Also as plain JSON: the typed reader skips what it does not know, and may skip what is no JSON value at all.
+    serde_json::from_slice::<Value>(&json).ok()?;
+    Some((json, claims))
 }
 
 /// An HTTP answer that refuses a handshake.

@@ -7,12 +7,14 @@ use bawaba_channels::wire::Timestamp;
 use serde_json::Value;
 
 /// A session, for the messages that come from its client.
+///
+/// Claims are kept as the text they came in and read anew at each call, because an idle session should cost its
+/// text and no more: a policy takes what it needs once, in `remember` or `connect`, into its memory.
 #[derive(Clone, Debug)]
 pub struct Session {
-    pub(crate) claims: Claims,
-    pub(crate) facts: Value,
-    pub(crate) verified: bool,
-    pub(crate) path: String,
+    /// Checked when the session began; empty when no token was verified.
+    pub(crate) claims: Box<[u8]>,
+    pub(crate) path: Box<str>,
     pub(crate) websocket: bool,
     pub(crate) cohort: bool,
     pub(crate) now: Timestamp,
@@ -20,18 +22,18 @@ pub struct Session {
 
 impl Session {
     /// The claims that this project reads; all absent when no token was verified.
-    pub const fn claims(&self) -> &Claims {
-        &self.claims
+    pub fn claims(&self) -> Claims {
+        Claims::from_json(&self.claims).unwrap_or_default()
     }
 
     /// Every claim, as the token has it; `null` when no token was verified.
-    pub const fn raw_claims(&self) -> &Value {
-        &self.facts
+    pub fn raw_claims(&self) -> Value {
+        serde_json::from_slice(&self.claims).unwrap_or(Value::Null)
     }
 
     /// Whether a token was verified for this session.
     pub const fn is_verified(&self) -> bool {
-        self.verified
+        !self.claims.is_empty()
     }
 
     /// The request's path, without its query.
@@ -57,10 +59,10 @@ pub struct Audience<'a> {
     pub(crate) declared: Option<&'static [&'static str]>,
 }
 
-impl<'a> Audience<'a> {
-    /// The claim at a JSON pointer. Absent if the claims have none, and for every pointer that is neither declared
+impl Audience<'_> {
+    /// The claim at a JSON pointer, read anew. Absent if the claims have none, and for every pointer that is neither declared
     /// nor under a declared one: a verdict that leaned on it would be wrong for the rest of the cohort.
-    pub fn fact(&self, pointer: &str) -> Option<&'a Value> {
+    pub fn fact(&self, pointer: &str) -> Option<Value> {
         let declared = |list: &[&str]| {
             list.iter()
                 .any(|known| pointer.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
@@ -68,14 +70,14 @@ impl<'a> Audience<'a> {
         if !self.declared.is_none_or(declared) {
             return None;
         }
-        self.session.facts.pointer(pointer).filter(|fact| !fact.is_null())
+        self.session.raw_claims().pointer_mut(pointer).map(Value::take).filter(|fact| !fact.is_null())
     }
 
     /// The claims reduced to the declared facts, in their places.
     pub fn facts(&self) -> Value {
         match self.declared {
-            None => self.session.facts.clone(),
-            Some(declared) => restrict(&self.session.facts, declared),
+            None => self.session.raw_claims(),
+            Some(declared) => restrict(&self.session.raw_claims(), declared),
         }
     }
 

@@ -45,6 +45,7 @@ struct Http<P: Policy> {
     ends: Ends,
     stream: Option<Stream<P>>,
     cutting: bool,
+    extended_connect: bool,
 }
 
 /// Installs the filter for policy `P`; what `policy!` puts behind the module's start.
@@ -107,7 +108,7 @@ impl<P: Policy> RootContext for Root<P> {
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
         let (built, ends) = (self.built.clone(), Rc::clone(&self.ends));
-        Some(Box::new(Http { id, built, ends, stream: None, cutting: false }))
+        Some(Box::new(Http { id, built, ends, stream: None, cutting: false, extended_connect: false }))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -125,6 +126,7 @@ impl<P: Policy> Http<P> {
     fn open(&mut self, built: &Built<P>) -> Result<(), Answer> {
         let headers = self.get_http_request_headers_bytes();
         let handshake = Handshake::read(&headers).map_err(|refusal| Answer::refuse(&refusal))?;
+        self.extended_connect = handshake.extended_connect;
         let websocket = handshake.session.is_websocket() || handshake.session.cohort;
         let stream = Stream::open(&built.policy, &built.limits, handshake.session, handshake.offered, now(), seed())
             .map_err(Answer::to)?;
@@ -190,8 +192,8 @@ impl<P: Policy> HttpContext for Http<P> {
                 let found = hostcalls::get_map_value_bytes(proxy_wasm::types::MapType::HttpResponseHeaders, name);
                 found.ok().flatten().and_then(|value| String::from_utf8(value).ok())
             };
-            // 101 to HTTP/1.1; 200 to an extended CONNECT (RFC 8441).
-            if matches!(value(":status").as_deref(), Some("101" | "200")) {
+            let status = value(":status");
+            if status.as_deref() == Some("101") || (self.extended_connect && status.as_deref() == Some("200")) {
                 stream.accepted(value("sec-websocket-protocol").as_deref().map(str::trim), &built.limits);
             } else {
                 // The backend declined: what follows is plain HTTP.

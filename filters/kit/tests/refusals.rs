@@ -80,6 +80,7 @@ proptest! {
         acts in prop::collection::vec(act(), 1..60),
         merges_pongs in any::<bool>(),
         fragments in any::<bool>(),
+        same_payload in any::<bool>(),
         chunk in 1usize..40,
     ) {
         let server = Server { merges_pongs, fragments };
@@ -98,7 +99,7 @@ proptest! {
                     up.extend(masked(Opcode::Text, order(id, if *refused { "EAST" } else { "COMI" }).as_bytes()));
                 }
                 Act::Ping => {
-                    pings.push(vec![pings.len() as u8]);
+                    pings.push(if same_payload { Vec::new() } else { vec![pings.len() as u8] });
                     up.extend(masked(Opcode::Ping, pings.last().unwrap()));
                 }
                 Act::Flow => {

@@ -69,7 +69,7 @@ impl Policy for License {
         if !session.is_verified() {
             return Verdict::refuse(Reason::AuthMissing);
         }
-        let terms = match Terms::from_claims(session.raw_claims()) {
+        let terms = match Terms::from_claims(&session.raw_claims()) {
             Ok(terms) => terms,
             Err(reason) => return Verdict::refuse(reason_of(reason)),
         };

@@ -7,6 +7,8 @@ use bawaba_policies::quota::{Limits, Refused, Usage};
 /// Requests in flight that are remembered. More means a backend that does not answer; what the oldest took then stays
 /// taken until the session ends.
 const ASKED_MAX: usize = 1024;
+/// Symbols that requests in flight may name together.
+const ASKED_SYMBOLS_MAX: usize = 16_384;
 
 /// One session.
 #[derive(Debug, Default)]
@@ -56,10 +58,16 @@ impl Memory {
     }
 
     fn ask(&mut self, id: Option<u64>, asked: Asked) {
-        if self.asked.len() >= ASKED_MAX {
-            self.asked.pop_front();
-        }
         self.asked.push_back((id, asked));
+        let named = |(_, asked): &(Option<u64>, Asked)| match asked {
+            Asked::Subscribe(_) => 0,
+            Asked::Unsubscribe(_, symbols) => symbols.len(),
+        };
+        let mut symbols: usize = self.asked.iter().map(named).sum();
+        while self.asked.len() > ASKED_MAX || symbols > ASKED_SYMBOLS_MAX {
+            let Some(oldest) = self.asked.pop_front() else { break };
+            symbols -= named(&oldest);
+        }
     }
 
     /// `subscribed`: settles for what was accepted. Returns the accepted symbols that there was no room for.

@@ -52,7 +52,7 @@ impl Policy for Quota {
         if !session.is_verified() {
             return Verdict::refuse(Reason::AuthMissing);
         }
-        match Limits::from_claims(&self.tiers, session.raw_claims()) {
+        match Limits::from_claims(&self.tiers, &session.raw_claims()) {
             Ok(limits) => {
                 memory.limit(limits);
                 Verdict::Pass

@@ -2,7 +2,9 @@
 //!
 //! Everything is bounded, and forgetting costs a look-up or a repeated notice, never a leak.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
 
 use bawaba_filter_kit::channels::name::Instrument;
 use bawaba_filter_kit::{Metadata, PreparedMetadata};
@@ -11,17 +13,30 @@ use bawaba_policies::{InstrumentRef, Reason, UnixNanos};
 
 const VERDICTS_MAX: usize = 2048;
 const ASKED_MAX: usize = 1024;
+const ASKED_SYMBOLS_MAX: usize = 8192;
 const TOLD_MAX: usize = 4096;
+
+/// Verdicts of one screening, shared by every stream that has it: a session costs no table of its own.
+#[derive(Debug)]
+pub(crate) struct Verdicts {
+    screening: Screening,
+    known: RefCell<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    verdicts: HashMap<Instrument, Judged>,
+    /// They hold until here: nothing in the register changes before.
+    until: UnixNanos,
+}
 
 /// One stream.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    screening: Screening,
-    verdicts: HashMap<Instrument, Judged>,
-    /// Verdicts hold until here: nothing in the register changes before.
-    until: UnixNanos,
+    verdicts: Rc<Verdicts>,
     /// Each `subscribe` in flight, by id.
     asked: VecDeque<(Option<u64>, Asked)>,
+    asked_symbols: usize,
     /// By subscription: symbols that the client knows to be refused.
     told: BTreeMap<String, BTreeSet<String>>,
     told_count: usize,
@@ -59,27 +74,46 @@ impl Judged {
     }
 }
 
+impl Verdicts {
+    /// No verdict reached yet.
+    pub(crate) fn new(screening: Screening) -> Self {
+        Self { screening, known: RefCell::new(Known { verdicts: HashMap::new(), until: UnixNanos(0) }) }
+    }
+
+    fn read<T>(
+        &self,
+        register: &Register,
+        exchange: &str,
+        symbol: &str,
+        now: UnixNanos,
+        read: impl FnOnce(&Judged) -> T,
+    ) -> T {
+        let instrument = InstrumentRef::new(exchange, symbol);
+        let fresh = || Judged::of(&sharia::judge(register, &self.screening, instrument, now));
+        let (Ok(exchange), Ok(symbol)) = (exchange.parse(), symbol.parse()) else { return read(&fresh()) };
+        let mut known = self.known.borrow_mut();
+        if now >= known.until || known.verdicts.len() > VERDICTS_MAX {
+            known.verdicts.clear();
+            known.until = register.next_change(now).unwrap_or(UnixNanos(u64::MAX));
+        }
+        read(known.verdicts.entry(Instrument { exchange, symbol }).or_insert_with(fresh))
+    }
+}
+
 impl Memory {
     /// The memory of a stream with this screening.
-    pub(crate) fn new(screening: Screening) -> Self {
-        Self {
-            screening,
-            verdicts: HashMap::new(),
-            until: UnixNanos(0),
-            asked: VecDeque::new(),
-            told: BTreeMap::new(),
-            told_count: 0,
-        }
+    pub(crate) const fn new(verdicts: Rc<Verdicts>) -> Self {
+        Self { verdicts, asked: VecDeque::new(), asked_symbols: 0, told: BTreeMap::new(), told_count: 0 }
     }
 
     /// The screening.
-    pub(crate) const fn screening(&self) -> &Screening {
-        &self.screening
+    pub(crate) fn screening(&self) -> &Screening {
+        &self.verdicts.screening
     }
 
     /// What verdicts do in this stream; claims that can't be read refuse everything.
-    pub(crate) const fn mode(&self) -> Mode {
-        match &self.screening {
+    pub(crate) fn mode(&self) -> Mode {
+        match self.screening() {
             Screening::Off => Mode::Off,
             Screening::Malformed => Mode::Filter,
             Screening::On(screened) => screened.mode,
@@ -88,36 +122,32 @@ impl Memory {
 
     /// Reads the verdict on an instrument; a name that is no name is refused like any unknown one.
     pub(crate) fn judged<T>(
-        &mut self,
+        &self,
         register: &Register,
         exchange: &str,
         symbol: &str,
         now: UnixNanos,
         read: impl FnOnce(&Judged) -> T,
     ) -> T {
-        let fresh =
-            |screening| Judged::of(&sharia::judge(register, screening, InstrumentRef::new(exchange, symbol), now));
-        let (Ok(exchange), Ok(code)) = (exchange.parse(), symbol.parse()) else { return read(&fresh(&self.screening)) };
-        if now >= self.until || self.verdicts.len() > VERDICTS_MAX {
-            self.verdicts.clear();
-            self.until = register.next_change(now).unwrap_or(UnixNanos(u64::MAX));
-        }
-        let key = Instrument { exchange, symbol: code };
-        read(self.verdicts.entry(key).or_insert_with(|| fresh(&self.screening)))
+        self.verdicts.read(register, exchange, symbol, now, read)
     }
 
     /// Notes a subscribe that goes to the backend.
     pub(crate) fn ask(&mut self, id: Option<u64>, asked: Asked) {
-        if self.asked.len() >= ASKED_MAX {
-            self.asked.pop_front();
-        }
+        self.asked_symbols += asked.refused.len();
         self.asked.push_back((id, asked));
+        while self.asked.len() > ASKED_MAX || self.asked_symbols > ASKED_SYMBOLS_MAX {
+            let Some((_, oldest)) = self.asked.pop_front() else { break };
+            self.asked_symbols -= oldest.refused.len();
+        }
     }
 
     /// The subscribe that this id answers, if it is remembered.
     pub(crate) fn answered(&mut self, id: Option<u64>) -> Option<Asked> {
         let at = self.asked.iter().position(|(known, _)| *known == id)?;
-        self.asked.remove(at).map(|(_, asked)| asked)
+        let (_, asked) = self.asked.remove(at)?;
+        self.asked_symbols -= asked.refused.len();
+        Some(asked)
     }
 
     /// Whether the client still has to be told that this symbol no longer flows. Once the memory is full nobody is

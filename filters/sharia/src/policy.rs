@@ -3,6 +3,10 @@
 //! The verdicts are `bawaba_policies::sharia`'s; what is here is where in a message an instrument can hide. In
 //! filter mode a message that names none that could be found, and is not known to need none, does not pass.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use bawaba_filter_kit::channels::close::CloseCode;
 use bawaba_filter_kit::channels::reason::Reason;
 use bawaba_filter_kit::channels::wire::{Event, Islamic, Revoked};
@@ -10,7 +14,7 @@ use bawaba_filter_kit::{Audience, Kind, Message, Policy, Session, Verdict, reaso
 use bawaba_policies::sharia::{self, Mode, OrderTerms, Register, Rule, Screening};
 use bawaba_policies::{InstrumentRef, UnixNanos};
 
-use crate::memory::{Asked, Memory};
+use crate::memory::{Asked, Memory, Verdicts};
 use crate::settings::{Opaque, OwnRecords, Settings};
 
 /// The policy: a register of boards, lists and instruments.
@@ -19,7 +23,12 @@ pub(crate) struct Sharia {
     register: Register,
     opaque: Opaque,
     own_records: OwnRecords,
+    /// By screening. A cache: what it forgets is judged again.
+    verdicts: RefCell<HashMap<Screening, Rc<Verdicts>>>,
 }
+
+/// Distinct screenings whose verdicts are shared: boards and rules are few, and come from verified claims.
+const SCREENINGS_MAX: usize = 256;
 
 impl Policy for Sharia {
     const NAME: &'static str = "sharia";
@@ -30,11 +39,22 @@ impl Policy for Sharia {
 
     fn configure(settings: Settings) -> Result<Self, String> {
         let register = Register::from_settings(&settings.screening).map_err(|error| error.to_string())?;
-        Ok(Self { register, opaque: settings.opaque, own_records: settings.own_records })
+        let verdicts = RefCell::default();
+        Ok(Self { register, opaque: settings.opaque, own_records: settings.own_records, verdicts })
     }
 
     fn remember(&self, audience: &Audience<'_>) -> Memory {
-        Memory::new(Screening::from_claims(&audience.facts()))
+        let screening = Screening::from_claims(&audience.facts());
+        let mut shared = self.verdicts.borrow_mut();
+        if let Some(verdicts) = shared.get(&screening) {
+            return Memory::new(Rc::clone(verdicts));
+        }
+        if shared.len() >= SCREENINGS_MAX {
+            shared.clear();
+        }
+        let verdicts = Rc::new(Verdicts::new(screening.clone()));
+        shared.insert(screening, Rc::clone(&verdicts));
+        Memory::new(verdicts)
     }
 
     fn connect(&self, session: &Session, memory: &mut Memory) -> Verdict {
@@ -42,7 +62,7 @@ impl Policy for Sharia {
             return Verdict::refuse(Reason::AuthMissing);
         }
         // Judged on all claims as well: the facts of an audience leave out what is wrong around them.
-        let readable = Screening::from_claims(session.raw_claims()) != Screening::Malformed;
+        let readable = Screening::from_claims(&session.raw_claims()) != Screening::Malformed;
         if readable && *memory.screening() != Screening::Malformed {
             Verdict::Pass
         } else {

@@ -136,7 +136,7 @@ impl<P: Policy> Core<P> {
                 return self.refuse(&reply::subscribed(message.id(), refused), out);
             }
             match message.id() {
-                Some(_) if !self.merges.has_room() => {
+                Some(_) if !self.merges.has_room(refused.len()) => {
                     let refusal = Refusal::new(Reason::EdgeOverloaded).detail("too many requests in flight");
                     return self.refuse(&reply::error(message.id(), &refusal), out);
                 }
