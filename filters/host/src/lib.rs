@@ -12,13 +12,21 @@
 //!                  └─ open() ─> ChainStream (one session or one cohort)
 //! ```
 
+mod abi;
 mod chain;
 mod error;
 mod filter;
 mod headers;
 mod host;
 mod limits;
+mod random;
+mod shared;
+mod slot;
+mod state;
+mod stream;
+mod vm;
 
+pub use abi::metrics::{GuestMetric, GuestMetricKind};
 pub use chain::{Chain, ChainStream, LocalResponse, Opening, Properties, StreamEnd, StreamToken, WorkerChain};
 pub use error::{BuildError, Cause, HostError};
 pub use filter::{Filter, FilterMetrics, FilterSpec, OnFailure};

@@ -69,6 +69,9 @@ impl HostLimits {
     }
 }
 
+/// Elements of one table of a module: function pointers, of which a large module has some thousands.
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
+
 /// Bounds of one filter.
 #[derive(Debug, Clone)]
 pub struct FilterLimits {
@@ -85,6 +88,8 @@ pub struct FilterLimits {
     pub metrics_max: usize,
     /// Bytes that the filter may hold back per stream and direction by answering Pause.
     pub held_bytes_max: usize,
+    /// Bytes that a body may grow to in one callback.
+    pub body_bytes_max: usize,
     /// Bytes of `proxy_set_property` per stream.
     pub stored_bytes_max: usize,
 }
@@ -98,6 +103,7 @@ impl Default for FilterLimits {
             log_lines_per_second_max: 100,
             metrics_max: 256,
             held_bytes_max: 1 << 20,
+            body_bytes_max: 4 << 20,
             stored_bytes_max: 16 << 10,
         }
     }

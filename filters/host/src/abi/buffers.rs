@@ -1,0 +1,140 @@
+//! Buffers: the body under way, and the configurations. Edits follow Envoy's three shapes only:
+//! start 0 and length 0 prepends, start 0 and all of it replaces, start at or past the end appends.
+
+use super::{Answer, Fault, Guest, Imports, Status, bytes, deliver, split, status, write_u32};
+use crate::state::{Original, Phase, State};
+
+const BUFFER_MAX: u32 = 8;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Body,
+    Settings,
+    VmConfiguration,
+    /// Present in Envoy, but nothing is in it here and now.
+    Nothing,
+}
+
+/// Which bytes a buffer number means at this moment.
+fn source(state: &State, kind: u32) -> Result<Source, Fault> {
+    let phase = state.call.effective_phase();
+    Ok(match kind {
+        0 if phase == Phase::RequestBody && !state.call.request_gone => Source::Body,
+        1 if phase == Phase::ResponseBody => Source::Body,
+        // Network and gRPC buffers, the data of foreign functions, a body outside its callback: empty.
+        0..=3 | 5 | 8 => Source::Nothing,
+        6 => Source::VmConfiguration,
+        7 if phase == Phase::Configure => Source::Settings,
+        ..=BUFFER_MAX => return Err(Status::NotFound.into()),
+        _ => return Err(Status::BadArgument.into()),
+    })
+}
+
+fn contents(state: &State, source: Source) -> &[u8] {
+    match source {
+        Source::Body => &state.body,
+        Source::Settings => &state.filter.settings,
+        Source::VmConfiguration => &state.filter.vm_configuration,
+        Source::Nothing => &[],
+    }
+}
+
+pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
+    imports.env("proxy_get_buffer_bytes", |mut guest: Guest<'_>, kind: u32, start: u32, len: u32, ptr_at: u32, len_at: u32| {
+        status(get(&mut guest, kind, start, len, ptr_at, len_at))
+    })?;
+    imports.env("proxy_set_buffer_bytes", |mut guest: Guest<'_>, kind: u32, start: u32, len: u32, ptr: u32, size: u32| {
+        status(set(&mut guest, kind, start, len, ptr, size))
+    })?;
+    imports.env("proxy_get_buffer_status", |mut guest: Guest<'_>, kind: u32, len_at: u32, flags_at: u32| {
+        status(describe(&mut guest, kind, len_at, flags_at))
+    })?;
+    // ABI 0.1.0
+    imports.env("proxy_get_configuration", |mut guest: Guest<'_>, ptr_at: u32, len_at: u32| {
+        let settings = guest.data().call.effective_phase() == Phase::Configure;
+        let source = if settings { Source::Settings } else { Source::VmConfiguration };
+        status(copy_out(&mut guest, source, 0, u32::MAX, ptr_at, len_at))
+    })
+}
+
+fn get(guest: &mut Guest<'_>, kind: u32, start: u32, len: u32, ptr_at: u32, len_at: u32) -> Answer {
+    let source = source(guest.data(), kind)?;
+    copy_out(guest, source, start, len, ptr_at, len_at)
+}
+
+fn copy_out(guest: &mut Guest<'_>, source: Source, start: u32, len: u32, ptr_at: u32, len_at: u32) -> Answer {
+    let size = contents(guest.data(), source).len();
+    let start = (start as usize).min(size);
+    let end = start.saturating_add(len as usize).min(size);
+    deliver(guest, end - start, ptr_at, len_at, |place, state| match contents(state, source).get(start..end) {
+        Some(found) => {
+            place.copy_from_slice(found);
+            true
+        }
+        None => false,
+    })
+}
+
+fn describe(guest: &mut Guest<'_>, kind: u32, len_at: u32, flags_at: u32) -> Answer {
+    let source = source(guest.data(), kind)?;
+    let (memory, state) = split(guest)?;
+    write_u32(memory, len_at, contents(state, source).len() as u32)?;
+    write_u32(memory, flags_at, 0)
+}
+
+fn set(guest: &mut Guest<'_>, kind: u32, start: u32, len: u32, ptr: u32, size: u32) -> Answer {
+    let source = source(guest.data(), kind)?;
+    let (memory, state) = split(guest)?;
+    let new = bytes(memory, ptr, size)?;
+    if source != Source::Body {
+        return Err(Status::BadArgument.into());
+    }
+    let body_len = state.body.len();
+    let replaces = start == 0 && len > 0 && len as usize >= body_len;
+    // A loop of appends must not fill the host's memory. Envoy knows no such bound.
+    let grown = new.len() + if replaces { 0 } else { body_len };
+    if grown > state.filter.limits.body_bytes_max.max(body_len) {
+        return Err(Status::InternalFailure.into());
+    }
+    if replaces {
+        rewrite(state, new, Keep::Nothing);
+    } else if start == 0 && len == 0 {
+        rewrite(state, new, Keep::Behind);
+    } else if start as usize >= body_len {
+        if state.original == Original::Same {
+            state.original = Original::Prefix(body_len);
+        }
+        state.body.extend_from_slice(new);
+    } else {
+        return Err(Status::BadArgument.into());
+    }
+    Ok(())
+}
+
+enum Keep {
+    Nothing,
+    Behind,
+}
+
+/// Puts `new` in the body's place (or before it). The first time in a callback the original moves to
+/// `spare`, both to be found again after a failure and to let the two vectors take turns.
+fn rewrite(state: &mut State, new: &[u8], keep: Keep) {
+    match state.original {
+        Original::Spare => {
+            let end = if let Keep::Nothing = keep { state.body.len() } else { 0 };
+            state.body.splice(0..end, new.iter().copied());
+        }
+        Original::Same | Original::Prefix(_) => {
+            state.spare.clear();
+            state.spare.extend_from_slice(new);
+            if let Keep::Behind = keep {
+                state.spare.extend_from_slice(&state.body);
+            }
+            std::mem::swap(&mut state.body, &mut state.spare);
+            if let Original::Prefix(len) = state.original {
+                state.spare.truncate(len);
+            }
+            state.original = Original::Spare;
+        }
+    }
+}

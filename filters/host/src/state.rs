@@ -1,0 +1,232 @@
+//! What a VM's host functions can see and change while a callback runs: the store's data.
+//! Knows the streams of its own VM by number only; who owns them is the worker chain's business.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use wasmtime::{Memory, ResourceLimiter, TypedFunc};
+
+use crate::abi::log::LogGate;
+use crate::abi::metrics::MetricTable;
+use crate::chain::{LocalResponse, Properties, StreamToken};
+use crate::filter::FilterInner;
+use crate::headers::Headers;
+use crate::shared::Mailbox;
+
+/// The context that stands for the VM itself, before any plugin.
+pub(crate) const VM_CONTEXT: u32 = 0;
+/// The one root context of a VM: one filter has one VM a thread.
+pub(crate) const ROOT_CONTEXT: u32 = 1;
+
+/// What the guest is being asked, which decides what it may touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Nothing of a stream: ticks, queues, `on_vm_start`, contexts coming and going.
+    Quiet,
+    /// The plugin's configuration is readable.
+    Configure,
+    RequestHeaders,
+    RequestBody,
+    ResponseHeaders,
+    ResponseBody,
+    /// `on_log`: headers are readable only.
+    Log,
+}
+
+/// The callback under way. Copied around every call, so it stays small.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) context: u32,
+    /// 0, or the context chosen by `proxy_set_effective_context`.
+    pub(crate) effective: u32,
+    pub(crate) phase: Phase,
+    /// After `proxy_continue_stream` Envoy takes the request's headers and body away.
+    pub(crate) request_gone: bool,
+}
+
+impl Call {
+    pub(crate) const IDLE: Call = Call::new(VM_CONTEXT, Phase::Quiet);
+
+    pub(crate) const fn new(context: u32, phase: Phase) -> Self {
+        Call { context, effective: 0, phase, request_gone: false }
+    }
+
+    /// The phase as seen from the effective context: another stream has nothing under way.
+    pub(crate) fn effective_phase(&self) -> Phase {
+        if self.effective == 0 || self.effective == self.context { self.phase } else { Phase::Quiet }
+    }
+}
+
+/// What a guest asked to happen to a stream.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Close,
+    Respond(Box<LocalResponse>),
+}
+
+/// The part of a stream that every filter of its chain sees.
+pub(crate) struct StreamShared {
+    pub(crate) token: StreamToken,
+    pub(crate) properties: Rc<dyn Properties>,
+    /// `proxy_set_property`: raw path, value.
+    pub(crate) stored: RefCell<Vec<(Box<[u8]>, Box<[u8]>)>>,
+}
+
+/// What the body was before the guest touched it, so that a failure can put it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Original {
+    /// Not touched.
+    Same,
+    /// Only appended to: the original is this many bytes long.
+    Prefix(usize),
+    /// Replaced: the original is in `spare`.
+    Spare,
+}
+
+pub(crate) struct State {
+    pub(crate) filter: Arc<FilterInner>,
+    pub(crate) call: Call,
+    pub(crate) limiter: Limiter,
+    pub(crate) memory: Option<Memory>,
+    /// Taken while the guest's allocator runs, so that it can't be entered twice.
+    pub(crate) malloc: Option<TypedFunc<u32, u32>>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) spare: Vec<u8>,
+    pub(crate) original: Original,
+    pub(crate) request: Headers,
+    pub(crate) response: Headers,
+    pub(crate) contexts: HashMap<u32, Rc<StreamShared>>,
+    next_context: u32,
+    /// At most one entry a context; empty nearly always.
+    pub(crate) asked: Vec<(u32, Asked)>,
+    pub(crate) tick_period: Option<Duration>,
+    pub(crate) next_tick: Option<Instant>,
+    pub(crate) log: LogGate,
+    pub(crate) metrics: MetricTable,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) counters: Arc<Shard>,
+}
+
+impl State {
+    pub(crate) fn new(filter: Arc<FilterInner>, counters: Arc<Shard>) -> Self {
+        let limits = &filter.limits;
+        State {
+            limiter: Limiter { memory_bytes_max: limits.memory_bytes_max, bytes: 0, refused: false },
+            log: LogGate::new(limits.log_lines_per_second_max),
+            metrics: MetricTable::new(limits.metrics_max),
+            filter,
+            call: Call::IDLE,
+            memory: None,
+            malloc: None,
+            body: Vec::new(),
+            spare: Vec::new(),
+            original: Original::Same,
+            request: Headers::new(),
+            response: Headers::new(),
+            contexts: HashMap::new(),
+            next_context: ROOT_CONTEXT + 1,
+            asked: Vec::new(),
+            tick_period: None,
+            next_tick: None,
+            mailbox: Arc::default(),
+            counters,
+        }
+    }
+
+    /// A number for a new stream context; never one in use.
+    pub(crate) fn add_context(&mut self, stream: Rc<StreamShared>) -> u32 {
+        loop {
+            let id = self.next_context;
+            self.next_context = self.next_context.checked_add(1).unwrap_or(ROOT_CONTEXT + 1);
+            if let std::collections::hash_map::Entry::Vacant(place) = self.contexts.entry(id) {
+                place.insert(stream);
+                return id;
+            }
+        }
+    }
+
+    /// The context that host functions act on.
+    pub(crate) fn effective_context(&self) -> u32 {
+        match self.call.effective {
+            0 => self.call.context,
+            // The context may have gone meanwhile: Envoy falls back to the true one.
+            id if id == ROOT_CONTEXT || self.contexts.contains_key(&id) => id,
+            _ => self.call.context,
+        }
+    }
+
+    pub(crate) fn effective_stream(&self) -> Option<Rc<StreamShared>> {
+        self.contexts.get(&self.effective_context()).cloned()
+    }
+
+    /// Notes what the guest asked for a stream. The first answer wins, and an answer beats a close.
+    pub(crate) fn ask(&mut self, context: u32, asked: Asked) {
+        if !self.contexts.contains_key(&context) {
+            return; // Envoy: a root context has no stream; the call is answered Ok and does nothing.
+        }
+        match self.asked.iter_mut().find(|(id, _)| *id == context) {
+            Some((_, Asked::Respond(_))) => {}
+            Some((_, close)) => *close = asked,
+            None => self.asked.push((context, asked)),
+        }
+    }
+
+    /// Puts the body back as it was before the callback that failed.
+    pub(crate) fn restore_body(&mut self) {
+        match self.original {
+            Original::Same => {}
+            Original::Prefix(len) => self.body.truncate(len),
+            Original::Spare => std::mem::swap(&mut self.body, &mut self.spare),
+        }
+        self.original = Original::Same;
+    }
+}
+
+/// Linear memory and tables of one VM.
+pub(crate) struct Limiter {
+    memory_bytes_max: usize,
+    pub(crate) bytes: usize,
+    /// Whether the guest was refused memory in this call: tells a memory bomb from another trap.
+    pub(crate) refused: bool,
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let granted = desired <= self.memory_bytes_max && maximum.is_none_or(|max| desired <= max);
+        if granted {
+            self.bytes = desired;
+        } else {
+            self.refused = true;
+        }
+        Ok(granted)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= crate::limits::TABLE_ELEMENTS_MAX && maximum.is_none_or(|max| desired <= max))
+    }
+}
+
+/// One thread's counters of one filter. A single writer, so a plain load and store suffice.
+#[derive(Debug, Default)]
+pub(crate) struct Shard {
+    pub(crate) calls: AtomicU64,
+    pub(crate) traps: AtomicU64,
+    pub(crate) budget_exceeded: AtomicU64,
+    pub(crate) memory_exceeded: AtomicU64,
+    pub(crate) passed_unjudged: AtomicU64,
+    pub(crate) denied: AtomicU64,
+    pub(crate) vms_created: AtomicU64,
+    pub(crate) vms_dropped: AtomicU64,
+    pub(crate) reattached: AtomicU64,
+    pub(crate) log_lines_dropped: AtomicU64,
+}
+
+/// Adds one to a counter that only this thread writes.
+#[inline]
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
