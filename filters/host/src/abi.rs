@@ -119,7 +119,10 @@ pub(crate) fn split<'a>(guest: &'a mut Guest<'_>) -> Result<(&'a mut [u8], &'a m
 /// `len` bytes at `ptr`. Envoy checks the range even when it is empty.
 pub(crate) fn bytes(memory: &[u8], ptr: u32, len: u32) -> Result<&[u8], Fault> {
     let start = ptr as usize;
-    start.checked_add(len as usize).and_then(|end| memory.get(start..end)).ok_or(Fault::Status(Status::InvalidMemoryAccess))
+    start
+        .checked_add(len as usize)
+        .and_then(|end| memory.get(start..end))
+        .ok_or(Fault::Status(Status::InvalidMemoryAccess))
 }
 
 pub(crate) fn write(memory: &mut [u8], ptr: u32, value: &[u8]) -> Answer {

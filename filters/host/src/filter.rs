@@ -178,7 +178,8 @@ impl Filter {
     /// The counters now.
     pub fn metrics(&self) -> FilterMetrics {
         let shards = self.inner.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = |field: fn(&Shard) -> &AtomicU64| shards.iter().map(|shard| field(shard).load(Ordering::Relaxed)).sum();
+        let sum =
+            |field: fn(&Shard) -> &AtomicU64| shards.iter().map(|shard| field(shard).load(Ordering::Relaxed)).sum();
         let vms_created: u64 = sum(|shard| &shard.vms_created);
         let vms_dropped: u64 = sum(|shard| &shard.vms_dropped);
         FilterMetrics {
@@ -236,10 +237,9 @@ fn link(host: &Host, module: &Module) -> Result<InstancePre<State>, BuildError> 
             })
             .map_err(|_| unknown())?;
     }
-    linker.instantiate_pre(module).map_err(|error| BuildError::Signature {
-        name: "import".into(),
-        detail: format!("{error:#}"),
-    })
+    linker
+        .instantiate_pre(module)
+        .map_err(|error| BuildError::Signature { name: "import".into(), detail: format!("{error:#}") })
 }
 
 /// Name and contents of every custom section. The module has been validated before.

@@ -46,7 +46,15 @@ impl Host {
         };
         std::thread::Builder::new().name("filter-budget".into()).spawn(tick).map_err(HostError::Ticker)?;
         let shared = Arc::new(Shared::new(limits.clone()));
-        Ok(Arc::new(Host { limits, engine, imports, shared, metrics: Arc::default(), modules: Mutex::default(), ended }))
+        Ok(Arc::new(Host {
+            limits,
+            engine,
+            imports,
+            shared,
+            metrics: Arc::default(),
+            modules: Mutex::default(),
+            ended,
+        }))
     }
 
     /// Compiles, links, starts and configures a module once, as a test of it. Slow (hundreds of

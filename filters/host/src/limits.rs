@@ -57,7 +57,11 @@ impl HostLimits {
             return refuse("vms_max", "0".into(), "at least 1");
         }
         if self.epoch_tick < Duration::from_micros(100) {
-            return refuse("epoch_tick", format!("{:?}", self.epoch_tick), "at least 100 µs, or the ticker eats a core");
+            return refuse(
+                "epoch_tick",
+                format!("{:?}", self.epoch_tick),
+                "at least 100 µs, or the ticker eats a core",
+            );
         }
         if !(1 << 16..=1 << 32).contains(&(self.vm_memory_bytes_max as u64)) {
             return refuse("vm_memory_bytes_max", self.vm_memory_bytes_max.to_string(), "between 64 KiB and 4 GiB");

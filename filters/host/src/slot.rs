@@ -86,8 +86,8 @@ impl Slot {
         self.failed_at = Some(now);
         self.failures = self.failures.saturating_add(1);
         // The first failure rests not at all: other streams go on in a new VM.
-        self.rests_until = (self.failures > 1)
-            .then(|| now + REST_MIN.saturating_mul(1 << (self.failures - 2).min(16)).min(REST_MAX));
+        self.rests_until =
+            (self.failures > 1).then(|| now + REST_MIN.saturating_mul(1 << (self.failures - 2).min(16)).min(REST_MAX));
     }
 
     /// Runs `work` on the VM; a failure throws the VM away.

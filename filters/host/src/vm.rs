@@ -141,14 +141,28 @@ impl Vm {
     pub(crate) fn request_headers(&mut self, context: u32) -> Result<Action, Cause> {
         let headers = self.store.data().request.len() as u32;
         let call = Call::new(context, Phase::RequestHeaders);
-        call_headers(&mut self.store, self.callbacks.request_headers.as_ref(), context, headers, call, self.callback_ticks)
+        call_headers(
+            &mut self.store,
+            self.callbacks.request_headers.as_ref(),
+            context,
+            headers,
+            call,
+            self.callback_ticks,
+        )
     }
 
     /// `on_response_headers`, not the end of the stream; the map is the state's `response`.
     pub(crate) fn response_headers(&mut self, context: u32) -> Result<Action, Cause> {
         let headers = self.store.data().response.len() as u32;
         let call = Call::new(context, Phase::ResponseHeaders);
-        call_headers(&mut self.store, self.callbacks.response_headers.as_ref(), context, headers, call, self.callback_ticks)
+        call_headers(
+            &mut self.store,
+            self.callbacks.response_headers.as_ref(),
+            context,
+            headers,
+            call,
+            self.callback_ticks,
+        )
     }
 
     /// `on_request_body`, not the end of the stream; the bytes are the state's `body`.

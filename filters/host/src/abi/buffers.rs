@@ -40,12 +40,18 @@ fn contents(state: &State, source: Source) -> &[u8] {
 }
 
 pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
-    imports.env("proxy_get_buffer_bytes", |mut guest: Guest<'_>, kind: u32, start: u32, len: u32, ptr_at: u32, len_at: u32| {
-        status(get(&mut guest, kind, start, len, ptr_at, len_at))
-    })?;
-    imports.env("proxy_set_buffer_bytes", |mut guest: Guest<'_>, kind: u32, start: u32, len: u32, ptr: u32, size: u32| {
-        status(set(&mut guest, kind, start, len, ptr, size))
-    })?;
+    imports.env(
+        "proxy_get_buffer_bytes",
+        |mut guest: Guest<'_>, kind: u32, start: u32, len: u32, ptr_at: u32, len_at: u32| {
+            status(get(&mut guest, kind, start, len, ptr_at, len_at))
+        },
+    )?;
+    imports.env(
+        "proxy_set_buffer_bytes",
+        |mut guest: Guest<'_>, kind: u32, start: u32, len: u32, ptr: u32, size: u32| {
+            status(set(&mut guest, kind, start, len, ptr, size))
+        },
+    )?;
     imports.env("proxy_get_buffer_status", |mut guest: Guest<'_>, kind: u32, len_at: u32, flags_at: u32| {
         status(describe(&mut guest, kind, len_at, flags_at))
     })?;

@@ -19,20 +19,67 @@ pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
     }
     imports.env(
         "proxy_http_call",
-        |mut guest: Guest<'_>, uri: u32, uri_len: u32, headers: u32, headers_len: u32, body: u32, body_len: u32, trailers: u32, trailers_len: u32, _timeout_ms: u32, token_at: u32| {
-            status(http(&mut guest, [(uri, uri_len), (body, body_len), (headers, headers_len), (trailers, trailers_len)], token_at))
+        |mut guest: Guest<'_>,
+         uri: u32,
+         uri_len: u32,
+         headers: u32,
+         headers_len: u32,
+         body: u32,
+         body_len: u32,
+         trailers: u32,
+         trailers_len: u32,
+         _timeout_ms: u32,
+         token_at: u32| {
+            status(http(
+                &mut guest,
+                [(uri, uri_len), (body, body_len), (headers, headers_len), (trailers, trailers_len)],
+                token_at,
+            ))
         },
     )?;
     imports.env(
         "proxy_grpc_call",
-        |mut guest: Guest<'_>, service: u32, service_len: u32, name: u32, name_len: u32, method: u32, method_len: u32, metadata: u32, metadata_len: u32, message: u32, message_len: u32, _timeout_ms: u32, _token_at: u32| {
-            status(grpc(&mut guest, &[(service, service_len), (name, name_len), (method, method_len), (metadata, metadata_len), (message, message_len)]))
+        |mut guest: Guest<'_>,
+         service: u32,
+         service_len: u32,
+         name: u32,
+         name_len: u32,
+         method: u32,
+         method_len: u32,
+         metadata: u32,
+         metadata_len: u32,
+         message: u32,
+         message_len: u32,
+         _timeout_ms: u32,
+         _token_at: u32| {
+            status(grpc(
+                &mut guest,
+                &[
+                    (service, service_len),
+                    (name, name_len),
+                    (method, method_len),
+                    (metadata, metadata_len),
+                    (message, message_len),
+                ],
+            ))
         },
     )?;
     imports.env(
         "proxy_grpc_stream",
-        |mut guest: Guest<'_>, service: u32, service_len: u32, name: u32, name_len: u32, method: u32, method_len: u32, metadata: u32, metadata_len: u32, _token_at: u32| {
-            status(grpc(&mut guest, &[(service, service_len), (name, name_len), (method, method_len), (metadata, metadata_len)]))
+        |mut guest: Guest<'_>,
+         service: u32,
+         service_len: u32,
+         name: u32,
+         name_len: u32,
+         method: u32,
+         method_len: u32,
+         metadata: u32,
+         metadata_len: u32,
+         _token_at: u32| {
+            status(grpc(
+                &mut guest,
+                &[(service, service_len), (name, name_len), (method, method_len), (metadata, metadata_len)],
+            ))
         },
     )?;
     imports.env("proxy_grpc_send", |mut guest: Guest<'_>, token: u32, message: u32, message_len: u32, _end: u32| {
@@ -45,9 +92,13 @@ pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
     })?;
     imports.env(
         "proxy_call_foreign_function",
-        |mut guest: Guest<'_>, name: u32, name_len: u32, arguments: u32, arguments_len: u32, _ptr_at: u32, _len_at: u32| {
-            status(foreign(&mut guest, (name, name_len), (arguments, arguments_len)))
-        },
+        |mut guest: Guest<'_>,
+         name: u32,
+         name_len: u32,
+         arguments: u32,
+         arguments_len: u32,
+         _ptr_at: u32,
+         _len_at: u32| { status(foreign(&mut guest, (name, name_len), (arguments, arguments_len))) },
     )
 }
 

@@ -58,15 +58,28 @@ pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
     imports.env("proxy_set_header_map_pairs", |mut guest: Guest<'_>, kind: u32, ptr: u32, len: u32| {
         status(set_pairs(&mut guest, kind, ptr, len))
     })?;
-    imports.env("proxy_get_header_map_value", |mut guest: Guest<'_>, kind: u32, name: u32, name_len: u32, ptr_at: u32, len_at: u32| {
-        status(get_value(&mut guest, kind, (name, name_len), ptr_at, len_at))
-    })?;
-    imports.env("proxy_add_header_map_value", |mut guest: Guest<'_>, kind: u32, name: u32, name_len: u32, value: u32, value_len: u32| {
-        status(edit(&mut guest, kind, (name, name_len), (value, value_len), |map, name, value| map.add(name, value)))
-    })?;
-    imports.env("proxy_replace_header_map_value", |mut guest: Guest<'_>, kind: u32, name: u32, name_len: u32, value: u32, value_len: u32| {
-        status(edit(&mut guest, kind, (name, name_len), (value, value_len), |map, name, value| map.set(name, value)))
-    })?;
+    imports.env(
+        "proxy_get_header_map_value",
+        |mut guest: Guest<'_>, kind: u32, name: u32, name_len: u32, ptr_at: u32, len_at: u32| {
+            status(get_value(&mut guest, kind, (name, name_len), ptr_at, len_at))
+        },
+    )?;
+    imports.env(
+        "proxy_add_header_map_value",
+        |mut guest: Guest<'_>, kind: u32, name: u32, name_len: u32, value: u32, value_len: u32| {
+            status(edit(&mut guest, kind, (name, name_len), (value, value_len), |map, name, value| {
+                map.add(name, value)
+            }))
+        },
+    )?;
+    imports.env(
+        "proxy_replace_header_map_value",
+        |mut guest: Guest<'_>, kind: u32, name: u32, name_len: u32, value: u32, value_len: u32| {
+            status(edit(&mut guest, kind, (name, name_len), (value, value_len), |map, name, value| {
+                map.set(name, value)
+            }))
+        },
+    )?;
     imports.env("proxy_remove_header_map_value", |mut guest: Guest<'_>, kind: u32, name: u32, name_len: u32| {
         status(remove(&mut guest, kind, (name, name_len)))
     })?;

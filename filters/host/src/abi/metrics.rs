@@ -103,7 +103,8 @@ pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
     imports.env("proxy_record_metric", |guest: Guest<'_>, id: u32, value: u64| {
         status(guest.data().metrics.get(id).map(|cell| record(cell, value)))
     })?;
-    imports.env("proxy_get_metric", |mut guest: Guest<'_>, id: u32, value_at: u32| status(get(&mut guest, id, value_at)))
+    imports
+        .env("proxy_get_metric", |mut guest: Guest<'_>, id: u32, value_at: u32| status(get(&mut guest, id, value_at)))
 }
 
 fn define(guest: &mut Guest<'_>, kind: u32, name: (u32, u32), id_at: u32) -> Answer {

@@ -51,7 +51,8 @@ fn set(guest: &mut Guest<'_>, path: u32, path_len: u32, value: u32, value_len: u
     let value = bytes(memory, value, value_len)?;
     let stream = state.effective_stream().ok_or(Status::NotFound)?;
     let mut stored = stream.stored.borrow_mut();
-    let others: usize = stored.iter().filter(|(key, _)| **key != *path).map(|(key, value)| key.len() + value.len()).sum();
+    let others: usize =
+        stored.iter().filter(|(key, _)| **key != *path).map(|(key, value)| key.len() + value.len()).sum();
     if others + path.len() + value.len() > state.filter.limits.stored_bytes_max {
         return Err(Status::InternalFailure.into());
     }

@@ -17,18 +17,27 @@ impl From<Refusal> for Fault {
 }
 
 pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
-    imports.env("proxy_get_shared_data", |mut guest: Guest<'_>, key: u32, key_len: u32, ptr_at: u32, len_at: u32, cas_at: u32| {
-        status(get(&mut guest, (key, key_len), ptr_at, len_at, cas_at))
-    })?;
-    imports.env("proxy_set_shared_data", |mut guest: Guest<'_>, key: u32, key_len: u32, value: u32, value_len: u32, cas: u32| {
-        status(set(&mut guest, (key, key_len), (value, value_len), cas))
-    })?;
+    imports.env(
+        "proxy_get_shared_data",
+        |mut guest: Guest<'_>, key: u32, key_len: u32, ptr_at: u32, len_at: u32, cas_at: u32| {
+            status(get(&mut guest, (key, key_len), ptr_at, len_at, cas_at))
+        },
+    )?;
+    imports.env(
+        "proxy_set_shared_data",
+        |mut guest: Guest<'_>, key: u32, key_len: u32, value: u32, value_len: u32, cas: u32| {
+            status(set(&mut guest, (key, key_len), (value, value_len), cas))
+        },
+    )?;
     imports.env("proxy_register_shared_queue", |mut guest: Guest<'_>, name: u32, name_len: u32, token_at: u32| {
         status(register(&mut guest, (name, name_len), token_at))
     })?;
-    imports.env("proxy_resolve_shared_queue", |mut guest: Guest<'_>, vm: u32, vm_len: u32, name: u32, name_len: u32, token_at: u32| {
-        status(resolve(&mut guest, (vm, vm_len), (name, name_len), token_at))
-    })?;
+    imports.env(
+        "proxy_resolve_shared_queue",
+        |mut guest: Guest<'_>, vm: u32, vm_len: u32, name: u32, name_len: u32, token_at: u32| {
+            status(resolve(&mut guest, (vm, vm_len), (name, name_len), token_at))
+        },
+    )?;
     imports.env("proxy_enqueue_shared_queue", |mut guest: Guest<'_>, token: u32, item: u32, item_len: u32| {
         status(enqueue(&mut guest, token, (item, item_len)))
     })?;

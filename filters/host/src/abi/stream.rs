@@ -14,7 +14,15 @@ const GRPC_STATUS_MAX: u32 = 16;
 pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
     imports.env(
         "proxy_send_local_response",
-        |mut guest: Guest<'_>, code: u32, details: u32, details_len: u32, body: u32, body_len: u32, pairs: u32, pairs_len: u32, grpc: u32| {
+        |mut guest: Guest<'_>,
+         code: u32,
+         details: u32,
+         details_len: u32,
+         body: u32,
+         body_len: u32,
+         pairs: u32,
+         pairs_len: u32,
+         grpc: u32| {
             status(respond(&mut guest, code, (details, details_len), (body, body_len), (pairs, pairs_len), grpc))
         },
     )?;
