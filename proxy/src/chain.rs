@@ -2,14 +2,17 @@
 //!
 //! Everything that knows `bawaba-filter-host` on the message path is here. A route without filters costs nothing.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
+use bawaba_filter_host as host;
 use bytes::Bytes;
 
 use crate::context::ConnectionContext;
-use crate::generation::Route;
+use crate::generation::{Audience, Route};
 
 /// Names in lower case, pseudo-headers first.
 pub type Headers = Vec<(String, String)>;
@@ -35,30 +38,85 @@ pub enum Refused {
 pub enum Ended {
     /// A filter failed and denies on failure: `edge.filter_failed`.
     Failed(String),
-    /// A filter closed the stream.
+    /// A filter closed the stream, or answered in the server's place.
     Closed(String),
 }
 
-/// One stream through a route's chain.
-pub struct ChainStream {
-    _private: (),
+/// What filters may ask about a connection (Envoy's attributes), and its handshake as it came.
+pub struct Facts {
+    client: SocketAddr,
+    route: String,
+    session: String,
+    request: Headers,
 }
+
+impl Facts {
+    /// Of a connection with this handshake.
+    pub fn new(context: &ConnectionContext, request: Headers) -> Rc<Self> {
+        Rc::new(Self {
+            client: context.client,
+            route: context.route.clone(),
+            session: context.session.clone(),
+            request,
+        })
+    }
+
+    /// The handshake as the filters see it.
+    pub const fn request(&self) -> &Headers {
+        &self.request
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.request.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl host::Properties for Facts {
+    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
+        let text = |text: &str| Some(text.as_bytes().to_vec());
+        match path {
+            ["source", "address"] => text(&self.client.to_string()),
+            ["source", "port"] => Some(u64::from(self.client.port()).to_le_bytes().to_vec()),
+            ["request", "path"] => text(self.header(":path")?),
+            ["request", "url_path"] => text(self.header(":path")?.split('?').next()?),
+            ["request", "host"] => text(self.header(":authority")?),
+            ["request", "scheme"] => text(self.header(":scheme")?),
+            ["request", "method"] => text(self.header(":method")?),
+            ["request", "protocol"] => text("HTTP/1.1"),
+            ["request", "id"] => text(self.header("x-request-id").unwrap_or(&self.session)),
+            ["request", "headers", name] => text(self.header(&name.to_ascii_lowercase())?),
+            ["connection", "mtls"] => Some(vec![0]),
+            ["xds", "route_name"] => text(&self.route),
+            _ => None,
+        }
+    }
+}
+
+/// One stream through a route's chain; empty where the route has no filters. Give it back by [`RouteChain::close`].
+pub struct ChainStream(Option<host::ChainStream>);
 
 /// A route's chain on one worker.
 pub struct RouteChain {
     route: Arc<Route>,
-    _chain: RefCell<()>,
+    chain: RefCell<host::WorkerChain>,
+    next_tick: Cell<Option<Instant>>,
 }
 
 impl RouteChain {
     /// The chain of `route`, for the thread that calls.
     pub fn attach(route: &Arc<Route>) -> Rc<Self> {
-        Rc::new(Self { route: Arc::clone(route), _chain: RefCell::new(()) })
+        let chain = RefCell::new(route.chain.attach());
+        Rc::new(Self { route: Arc::clone(route), chain, next_tick: Cell::new(None) })
     }
 
     /// The route.
-    pub fn route(&self) -> &Arc<Route> {
+    pub const fn route(&self) -> &Arc<Route> {
         &self.route
+    }
+
+    /// On which facts outbound verdicts of public messages depend.
+    pub fn audience(&self) -> &Audience {
+        &self.route.audience
     }
 
     /// Whether there is nothing to ask.
@@ -67,30 +125,103 @@ impl RouteChain {
     }
 
     /// Judges a handshake; `request` may be edited.
-    pub fn open(&self, _request: &mut Headers, _context: &ConnectionContext) -> Result<ChainStream, Refused> {
-        Ok(ChainStream { _private: () })
+    pub fn open(&self, request: &mut Headers, facts: &Rc<Facts>) -> Result<ChainStream, Refused> {
+        if self.is_empty() {
+            return Ok(ChainStream(None));
+        }
+        let mut headers = to_host(request);
+        let opening = self.chain.borrow_mut().open(&mut headers, Rc::clone(facts) as Rc<dyn host::Properties>);
+        *request = from_host(&headers);
+        opened(opening)
     }
 
     /// Judges the answer to the handshake; `response` begins with `:status` and may be edited.
-    pub fn answer(&self, _stream: &mut ChainStream, _response: &mut Headers) -> Result<(), Ended> {
+    pub fn answer(&self, stream: &mut ChainStream, response: &mut Headers) -> Result<(), Ended> {
+        let Some(stream) = &mut stream.0 else { return Ok(()) };
+        let mut headers = to_host(response);
+        self.chain.borrow_mut().response_headers(stream, &mut headers).map_err(ended)?;
+        *response = from_host(&headers);
         Ok(())
     }
 
     /// Client to server: whole frames in, whole frames out, or nothing.
-    pub fn inbound(&self, _stream: &mut ChainStream, _frames: &mut Vec<u8>) -> Result<(), Ended> {
-        Ok(())
+    pub fn inbound(&self, stream: &mut ChainStream, frames: &mut Vec<u8>) -> Result<(), Ended> {
+        let Some(stream) = &mut stream.0 else { return Ok(()) };
+        self.chain.borrow_mut().request_data(stream, frames).map_err(ended)
     }
 
     /// Server to client.
-    pub fn outbound(&self, _stream: &mut ChainStream, _frames: &mut Vec<u8>) -> Result<(), Ended> {
-        Ok(())
+    pub fn outbound(&self, stream: &mut ChainStream, frames: &mut Vec<u8>) -> Result<(), Ended> {
+        let Some(stream) = &mut stream.0 else { return Ok(()) };
+        self.chain.borrow_mut().response_data(stream, frames).map_err(ended)
     }
 
-    /// Moves a stream of another generation's chain into this one, at a message boundary.
-    pub fn reopen(&self, _old: &ChainStream) -> Result<ChainStream, Refused> {
-        Ok(ChainStream { _private: () })
+    /// Moves a stream of another generation's chain into this one, at a message boundary. The old stream stays as it
+    /// was. `None` where the old chain was empty and kept no handshake: open it anew.
+    pub fn reopen(&self, old: &ChainStream) -> Option<Result<ChainStream, Refused>> {
+        if self.is_empty() {
+            return Some(Ok(ChainStream(None)));
+        }
+        let old = old.0.as_ref()?;
+        Some(opened(self.chain.borrow_mut().reopen(old)))
     }
 
     /// Ends a stream.
-    pub fn close(&self, _stream: ChainStream) {}
+    pub fn close(&self, stream: ChainStream) {
+        if let Some(stream) = stream.0 {
+            self.chain.borrow_mut().close(stream);
+        }
+    }
+
+    /// Runs the filters' timers that are due; the streams that they closed.
+    pub fn tick(&self, now: Instant) -> Vec<host::StreamToken> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let mut chain = self.chain.borrow_mut();
+        if chain.next_tick().is_some_and(|at| at <= now) {
+            chain.tick(now);
+        }
+        self.next_tick.set(chain.next_tick());
+        chain.take_closed()
+    }
+}
+
+impl ChainStream {
+    /// Its name in what [`RouteChain::tick`] returns.
+    pub fn token(&self) -> Option<host::StreamToken> {
+        self.0.as_ref().map(host::ChainStream::token)
+    }
+}
+
+fn opened(opening: host::Opening) -> Result<ChainStream, Refused> {
+    match opening {
+        host::Opening::Stream(stream) => Ok(ChainStream(Some(stream))),
+        host::Opening::Refused(response) => Err(Refused::Response {
+            status: response.status,
+            headers: from_host(&response.headers),
+            body: response.body.into(),
+        }),
+        host::Opening::Failed { filter, cause } => Err(Refused::Failed(format!("{filter}: {}", cause.as_str()))),
+    }
+}
+
+fn ended(end: host::StreamEnd) -> Ended {
+    match end {
+        host::StreamEnd::Denied { filter, cause } => Ended::Failed(format!("{filter}: {}", cause.as_str())),
+        host::StreamEnd::ClosedByFilter { filter } => Ended::Closed(filter.to_string()),
+        host::StreamEnd::LocalResponse(response) => Ended::Closed(response.filter.to_string()),
+    }
+}
+
+fn to_host(headers: &Headers) -> host::Headers {
+    let mut out = host::Headers::new();
+    for (name, value) in headers {
+        out.add(name, value.as_str());
+    }
+    out
+}
+
+fn from_host(headers: &host::Headers) -> Headers {
+    headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }

@@ -330,7 +330,7 @@ pub enum Scope {
 }
 
 /// A route.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Its name in logs and metrics.
@@ -359,7 +359,7 @@ fn yes() -> bool {
 }
 
 /// What a relay route does.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Relay {
     /// The cluster behind it.

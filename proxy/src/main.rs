@@ -7,13 +7,19 @@ mod chain;
 mod cluster;
 mod config;
 mod context;
+mod control;
+mod counters;
 mod downstream;
 mod drain;
 mod generation;
 mod health;
+mod hub;
 mod jitter;
+mod outbox;
+mod session;
 mod shared;
 mod sticky;
+mod trunk;
 mod worker;
 
 fn main() {}

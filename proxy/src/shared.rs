@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -44,6 +45,8 @@ pub struct Shared {
     pub drain: watch::Sender<Drain>,
     /// Newest session of each (tenant, user, sid).
     pub sids: Sids,
+    /// Generations that could not be built.
+    pub reloads: Reloads,
     current: ArcSwap<Generation>,
     generations: watch::Sender<u64>,
 }
@@ -59,6 +62,7 @@ impl Shared {
             verify,
             drain: watch::channel(Drain::Serving).0,
             sids: Sids::default(),
+            reloads: Reloads::default(),
             current: ArcSwap::from_pointee(first),
             generations: watch::channel(number).0,
         }))
@@ -89,6 +93,32 @@ impl Shared {
     /// Whether the edge should get traffic: it is not draining, and every cluster has an endpoint that serves.
     pub fn is_ready(&self) -> bool {
         !self.is_draining() && self.generation().clusters.values().all(|cluster| cluster.is_serving())
+    }
+}
+
+/// Generations that could not be built: how many, and why the newest.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    failures: AtomicU64,
+    newest: Mutex<Option<String>>,
+}
+
+impl Reloads {
+    /// One more; what was in force stays so.
+    pub fn failed(&self, why: &str) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(%why, "the new generation could not be built: the one in force stays");
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+    }
+
+    /// How many since the start.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Why the newest one failed.
+    pub fn newest(&self) -> Option<String> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

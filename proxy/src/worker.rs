@@ -7,25 +7,34 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bawaba_channels::close::CloseCode;
 use bawaba_channels::reason::Reason;
 use bytes::BytesMut;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use crate::answer;
 use crate::chain::RouteChain;
 use crate::context::ConnectionContext;
+use crate::counters::{Counted, Counters};
 use crate::downstream::Downstream;
+use crate::drain::Drain;
 use crate::generation::{Generation, Target};
+use crate::hub::{Hub, SeatKey};
+use crate::jitter::Jitter;
 use crate::shared::{SessionPlace, Shared};
+use crate::{session, trunk};
 
 /// Handshakes that wait for one worker before it is full.
 const HANDOFFS_MAX: usize = 1024;
 /// Commands that wait for one worker.
 const COMMANDS_MAX: usize = 1024;
+/// How often a worker looks at the time limits of its sessions: each is kept to this much.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// Stack of a worker: the filters' own stack is part of it.
+const STACK_BYTES: usize = 4 << 20;
 
 /// A connection on its way from the listener to a worker. The worker answers the handshake.
 pub struct Handoff {
@@ -82,6 +91,7 @@ struct Handle {
     handoffs: mpsc::Sender<Handoff>,
     commands: mpsc::Sender<Command>,
     sessions: Arc<AtomicUsize>,
+    counters: Arc<Counters>,
 }
 
 impl Workers {
@@ -98,16 +108,26 @@ impl Workers {
             let (handoffs, handoffs_inbox) = mpsc::channel(HANDOFFS_MAX);
             let (commands, commands_inbox) = mpsc::channel(COMMANDS_MAX);
             let sessions = Arc::new(AtomicUsize::new(0));
-            handles.push(Handle { handoffs, commands, sessions: Arc::clone(&sessions) });
-            inboxes.push((handoffs_inbox, commands_inbox, sessions));
+            let counters = Arc::new(Counters::default());
+            handles.push(Handle {
+                handoffs,
+                commands,
+                sessions: Arc::clone(&sessions),
+                counters: Arc::clone(&counters),
+            });
+            inboxes.push((handoffs_inbox, commands_inbox, sessions, counters));
         }
         let workers = Arc::new(Self { handles });
-        for (index, (handoffs, commands, sessions)) in inboxes.into_iter().enumerate() {
+        for (index, (handoffs, commands, sessions, counters)) in inboxes.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (shared, workers) = (Arc::clone(shared), Arc::clone(&workers));
-            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let inbox = Inbox { handoffs, commands };
+            std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK_BYTES).spawn(move || {
                 let local = LocalSet::new();
-                local.block_on(&runtime, run(index, shared, workers, sessions, handoffs, commands));
+                local.block_on(&runtime, async move {
+                    let context = WorkerContext::new(index, shared, workers, sessions, counters);
+                    run(context, inbox).await;
+                });
             })?;
         }
         Ok(workers)
@@ -128,6 +148,15 @@ impl Workers {
     /// Open sessions (and handshakes under way) of all workers.
     pub fn sessions(&self) -> usize {
         self.handles.iter().map(|handle| handle.sessions.load(Ordering::Relaxed)).sum()
+    }
+
+    /// What all workers counted so far.
+    pub fn counted(&self) -> Counted {
+        let mut sum = Counted::default();
+        for handle in &self.handles {
+            handle.counters.sum_into(&mut sum);
+        }
+        sum
     }
 
     /// At most `max` open sessions.
@@ -161,13 +190,45 @@ pub struct WorkerContext {
     pub shared: Arc<Shared>,
     /// All workers.
     pub workers: Arc<Workers>,
+    /// Sessions of channel routes, and all that they follow.
+    pub(crate) hub: RefCell<Hub>,
+    /// Woken when a trunk brought phases of a market.
+    pub(crate) markets_known: Notify,
     generation: RefCell<Arc<Generation>>,
     chains: RefCell<BTreeMap<String, Rc<RouteChain>>>,
     sessions_count: Arc<AtomicUsize>,
     next_session: Cell<u64>,
 }
 
+/// What a worker is sent.
+struct Inbox {
+    handoffs: mpsc::Receiver<Handoff>,
+    commands: mpsc::Receiver<Command>,
+}
+
 impl WorkerContext {
+    fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        workers: Arc<Workers>,
+        sessions_count: Arc<AtomicUsize>,
+        counters: Arc<Counters>,
+    ) -> Rc<Self> {
+        let generation = RefCell::new(shared.generation());
+        let hub = RefCell::new(Hub::new(&shared, counters));
+        Rc::new(Self {
+            index,
+            shared,
+            workers,
+            hub,
+            markets_known: Notify::new(),
+            generation,
+            chains: RefCell::default(),
+            sessions_count,
+            next_session: Cell::new(0),
+        })
+    }
+
     /// The generation that this worker has moved to.
     pub fn generation(&self) -> Arc<Generation> {
         Arc::clone(&self.generation.borrow())
@@ -188,58 +249,120 @@ impl WorkerContext {
         self.next_session.set(self.next_session.get() + 1);
         SessionPlace { worker: self.index, number: self.next_session.get() }
     }
+
+    /// Gives every new lane its task.
+    pub(crate) fn start_trunks(self: &Rc<Self>) {
+        let lanes = self.hub.borrow_mut().take_new_lanes();
+        for lane in lanes {
+            tokio::task::spawn_local(trunk::run(Rc::downgrade(self), lane));
+        }
+    }
+
+    /// Moves a session that was opened under a generation that has ended meanwhile.
+    pub(crate) fn settle_seat(&self, seat: SeatKey) {
+        let route = self.hub.borrow_mut().seat_mut(seat).map(|seat| seat.chain.route().name().to_owned());
+        if let Some(chain) = route.and_then(|route| self.chain(&route)) {
+            self.hub.borrow_mut().move_to(&chain);
+        }
+    }
+
+    /// Moves this worker to the generation in force: changed routes get new chains, and their sessions with them.
+    fn move_to_newest(&self) {
+        let next = self.shared.generation();
+        *self.generation.borrow_mut() = Arc::clone(&next);
+        let used: Vec<Rc<RouteChain>> = self.chains.borrow().values().cloned().collect();
+        for old in used {
+            let name = old.route().name();
+            match next.route(name) {
+                Some(route) if Arc::ptr_eq(route, old.route()) => {}
+                Some(route) => {
+                    let chain = RouteChain::attach(route);
+                    self.chains.borrow_mut().insert(name.to_owned(), Rc::clone(&chain));
+                    self.hub.borrow_mut().move_to(&chain);
+                }
+                None => drop(self.chains.borrow_mut().remove(name)),
+            }
+        }
+        self.hub.borrow_mut().close_route(|route| next.route(route).is_some());
+        tracing::info!(worker = self.index, generation = next.number, "moved to the new generation");
+    }
+
+    fn sweep(&self) {
+        let now = Instant::now();
+        let chains: Vec<Rc<RouteChain>> = self.chains.borrow().values().cloned().collect();
+        let mut hub = self.hub.borrow_mut();
+        for chain in &chains {
+            hub.tick_chain(chain, now);
+        }
+        hub.sweep(now);
+    }
+
+    fn begin_drain(&self, jitter: &mut Jitter) {
+        if let Drain::Draining { window, .. } = *self.shared.drain.borrow() {
+            self.hub.borrow_mut().drain(window, jitter);
+        }
+    }
 }
 
 /// A worker's life.
-async fn run(
-    index: usize,
-    shared: Arc<Shared>,
-    workers: Arc<Workers>,
-    sessions_count: Arc<AtomicUsize>,
-    mut handoffs: mpsc::Receiver<Handoff>,
-    mut commands: mpsc::Receiver<Command>,
-) {
-    let generation = RefCell::new(shared.generation());
-    let context = Rc::new(WorkerContext {
-        index,
-        shared,
-        workers,
-        generation,
-        chains: RefCell::default(),
-        sessions_count,
-        next_session: Cell::new(0),
-    });
+async fn run(context: Rc<WorkerContext>, mut inbox: Inbox) {
     let mut generations = context.shared.generations();
+    let mut drain = context.shared.drain.subscribe();
+    let mut jitter = Jitter::new();
+    tokio::task::spawn_local(settle_in_time(Rc::clone(&context)));
+    let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
+    sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            Some(handoff) = handoffs.recv() => {
+            Some(handoff) = inbox.handoffs.recv() => {
                 let context = Rc::clone(&context);
                 tokio::task::spawn_local(async move {
                     serve(&context, handoff).await;
                     context.sessions_count.fetch_sub(1, Ordering::Relaxed);
                 });
             }
-            Some(command) = commands.recv() => match command {
-                Command::Close { .. } => {}
-                Command::List { reply, .. } => drop(reply.send(Vec::new())),
+            Some(command) = inbox.commands.recv() => match command {
+                Command::Close { number, code, reason } => context.hub.borrow_mut().close_number(number, code, reason),
+                // Whoever asked may have gone.
+                Command::List { max, reply } => drop(reply.send(context.hub.borrow().list(max))),
             },
-            Ok(()) = generations.changed() => {
-                *context.generation.borrow_mut() = context.shared.generation();
-                context.chains.borrow_mut().clear();
-            }
+            Ok(()) = generations.changed() => context.move_to_newest(),
+            Ok(()) = drain.changed() => context.begin_drain(&mut jitter),
+            _ = sweeps.tick() => context.sweep(),
             else => return,
+        }
+    }
+}
+
+/// Sends conflated updates when they are due.
+async fn settle_in_time(context: Rc<WorkerContext>) {
+    let timer_set = Rc::clone(&context.hub.borrow().timer_set);
+    loop {
+        let next = context.hub.borrow().next_timer();
+        match next {
+            None => timer_set.notified().await,
+            Some(at) => {
+                tokio::select! {
+                    () = timer_set.notified() => {}
+                    () = tokio::time::sleep_until(at.into()) => context.hub.borrow_mut().settle(Instant::now()),
+                }
+            }
         }
     }
 }
 
 /// One connection, from its handshake to its end.
 async fn serve(context: &Rc<WorkerContext>, handoff: Handoff) {
-    let route = context.generation().route(&handoff.context.route).cloned();
-    let refused = match route.as_deref().map(|route| &route.target) {
-        // The sessions of both kinds of route come with their own stations.
-        Some(Target::Channel(_) | Target::Relay { .. }) | None => Reason::EdgeNoEndpoint,
+    let reason = match context.chain(&handoff.context.route) {
+        _ if context.shared.is_draining() => Reason::EdgeDraining,
+        Some(chain) => match chain.route().target {
+            Target::Channel(_) => return session::serve(context, handoff, chain).await,
+            // The relay station comes with the listener's half of the edge.
+            Target::Relay { .. } => Reason::EdgeNoEndpoint,
+        },
+        None => Reason::EdgeNoEndpoint,
     };
-    if let Err(error) = answer::answer(handoff.downstream, answer::refusal(refused), &handoff.accept).await {
+    if let Err(error) = answer::answer(handoff.downstream, answer::refusal(reason), &handoff.accept).await {
         tracing::debug!(%error, "the client left before its answer");
     }
 }

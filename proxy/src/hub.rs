@@ -1,0 +1,579 @@
+//! The hub: every session, source, cohort and feed of one worker, as one state machine without locks.
+//!
+//! Trunks bring events in, sessions bring requests in; each event is judged once per cohort and encoded once per
+//! feed, and a flush copies to every session what is new for it, in one write. Opens no socket.
+
+mod cohort;
+mod deliver;
+mod feed;
+mod lane;
+mod lanes;
+mod order;
+mod request;
+mod seat;
+mod source;
+mod subscribe;
+mod swap;
+mod sweep;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bawaba_channels::close::CloseCode;
+use bawaba_channels::frame;
+use bawaba_channels::name::{Channel, Exchange};
+use bawaba_channels::wire::{Event, Gap, Market, Update};
+use slab::Slab;
+use tokio::sync::Notify;
+
+use crate::counters::Counters;
+use crate::shared::Shared;
+use cohort::{Cohort, CohortKey};
+use feed::{Feed, FeedKey, Follower, encode_into};
+use lane::Lane;
+pub(crate) use lane::LaneKey;
+use seat::Closing;
+pub(crate) use seat::{NewSeat, Seat, SeatKey};
+use source::{SourceKey, Stream};
+use subscribe::PendingSubscribe;
+
+/// Bytes copied for one session before they are written: a large write costs little more than a small one, and
+/// several of these fit the socket's buffer.
+const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// The rate that slow readers of state channels are moved to.
+const DEGRADED_RATE_MS: u32 = 1000;
+
+/// One stream from a trunk, and who follows it.
+struct Source {
+    key: SourceKey,
+    stream: Stream,
+    /// The newest message of a channel that has state but no sequence (market status).
+    status: Option<Event>,
+    live: bool,
+    groups: Vec<Group>,
+    /// Sessions on a private channel, with their subscription's name.
+    private: Vec<(SeatKey, Rc<str>)>,
+    /// Of those, who has not yet had what stood before.
+    joining: Vec<(SeatKey, Rc<str>)>,
+    /// Its name on the trunk.
+    subscription: Option<Rc<str>>,
+    /// Pending subscriptions that wait for it.
+    waiters: Vec<u64>,
+    /// Asked for again because of a hole: what comes before the answer is dropped.
+    recovering: bool,
+}
+
+/// The feeds of one cohort at one source.
+struct Group {
+    cohort: usize,
+    feeds: Vec<usize>,
+    /// The judged snapshot at a place.
+    snapshot: Option<(String, u64, Rc<[Event]>)>,
+}
+
+/// See the module.
+pub(crate) struct Hub {
+    shared: Arc<Shared>,
+    pub(crate) counters: Arc<Counters>,
+    seats: Slab<Seat>,
+    serials: u64,
+    sources: Slab<Source>,
+    source_index: HashMap<SourceKey, usize>,
+    feeds: Slab<Feed>,
+    cohorts: Slab<Cohort>,
+    cohort_index: HashMap<CohortKey, usize>,
+    lanes: Slab<Lane>,
+    /// Lanes that need a task; the worker takes them.
+    new_lanes: Vec<LaneKey>,
+    pending: BTreeMap<u64, PendingSubscribe>,
+    next_pending: u64,
+    markets: BTreeMap<Exchange, Market>,
+    /// Where open orders live, for cancels that do not name an exchange.
+    orders: order::Homes,
+    dirty: Vec<usize>,
+    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Woken when an earlier timer was set.
+    pub(crate) timer_set: Rc<Notify>,
+    scratch: Vec<u8>,
+    read_buffer: Vec<u8>,
+}
+
+impl Hub {
+    pub(crate) fn new(shared: &Arc<Shared>, counters: Arc<Counters>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            counters,
+            seats: Slab::new(),
+            serials: 0,
+            sources: Slab::new(),
+            source_index: HashMap::new(),
+            feeds: Slab::new(),
+            cohorts: Slab::new(),
+            cohort_index: HashMap::new(),
+            lanes: Slab::new(),
+            new_lanes: Vec::new(),
+            pending: BTreeMap::new(),
+            next_pending: 1,
+            markets: BTreeMap::new(),
+            orders: order::Homes::default(),
+            dirty: Vec::new(),
+            timers: BinaryHeap::new(),
+            timer_set: Rc::new(Notify::new()),
+            scratch: Vec::with_capacity(BATCH_BYTES_MAX * 2),
+            read_buffer: vec![0; BATCH_BYTES_MAX],
+        }
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serials += 1;
+        self.serials
+    }
+
+    /// The seat, if it is still the same session's.
+    fn seat_index(&self, key: SeatKey) -> Option<usize> {
+        self.seats.get(key.index).filter(|seat| seat.serial == key.serial).map(|_| key.index)
+    }
+
+    /// Sends an event to one session as the edge's own notice, past the chain: it holds nothing of the market.
+    fn notice(&mut self, index: usize, event: &Event) {
+        let seat = &mut self.seats[index];
+        encode_into(seat.encoding, event, seat.outbox.direct());
+        self.mark_dirty(index);
+    }
+
+    fn mark_dirty(&mut self, index: usize) {
+        let seat = &mut self.seats[index];
+        if !seat.dirty {
+            seat.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Tells a feed's followers that it grew by `bytes`.
+    fn mark_feed(&mut self, feed: usize, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let Self { feeds, seats, dirty, .. } = self;
+        let feed = &mut feeds[feed];
+        for (_, follower) in &feed.followers {
+            let Some(seat) = seats.get_mut(follower.seat) else { continue };
+            let Some(follow) = seat.follows.get_mut(follower.slot) else { continue };
+            seat.backlog_bytes += bytes;
+            if !follow.queued {
+                follow.queued = true;
+                feed.lagging += 1;
+                seat.ready.push(follower.slot);
+            }
+            if !seat.dirty {
+                seat.dirty = true;
+                dirty.push(follower.seat);
+            }
+        }
+    }
+
+    /// Writes to every session what is new for it. Sessions whose sockets are full are left to their own tasks.
+    pub(crate) fn flush(&mut self) {
+        let now = Instant::now();
+        let mut cx = Context::from_waker(Waker::noop());
+        // Resyncing may mark more sessions dirty; a bound on rounds keeps one flush from going on for ever.
+        for _ in 0..4 {
+            let dirty = std::mem::take(&mut self.dirty);
+            if dirty.is_empty() {
+                return;
+            }
+            for index in &dirty {
+                let Some(seat) = self.seats.get_mut(*index) else { continue };
+                seat.dirty = false;
+                if seat.blocked {
+                    self.ladder(*index);
+                    continue;
+                }
+                match self.flush_seat(*index, &mut cx, now) {
+                    Poll::Ready(Ok(())) => {}
+                    // Its task waits for the socket, or meets the error itself.
+                    Poll::Pending | Poll::Ready(Err(_)) => self.seats[*index].wake(),
+                }
+            }
+            if self.dirty.is_empty() {
+                // Keeps the allocation for the next time.
+                self.dirty = dirty;
+                self.dirty.clear();
+                return;
+            }
+        }
+    }
+
+    /// Writes what waits for one session, until nothing waits or the socket is full.
+    fn flush_seat(&mut self, index: usize, cx: &mut Context<'_>, now: Instant) -> Poll<std::io::Result<()>> {
+        let mut batch = std::mem::take(&mut self.scratch);
+        let result = loop {
+            let seat = &mut self.seats[index];
+            match seat.outbox.poll_finish(&mut seat.io, cx, now) {
+                Poll::Ready(Ok(())) => {}
+                other => break other,
+            }
+            batch.clear();
+            self.fill(index, &mut batch);
+            if batch.is_empty() {
+                break self.seats[index].poll_io_flush(cx);
+            }
+            let seat = &mut self.seats[index];
+            seat.sent_at = now;
+            self.counters.add_bytes_out(batch.len());
+            match seat.outbox.poll_write(&mut seat.io, cx, &batch, now) {
+                Poll::Ready(Ok(())) => {}
+                other => break other,
+            }
+        };
+        batch.clear();
+        self.scratch = batch;
+        self.seats[index].blocked = result.is_pending();
+        if result.is_pending() {
+            self.ladder(index);
+        }
+        result
+    }
+
+    /// Collects what waits for a session: its own frames first, then what its logs have.
+    fn fill(&mut self, index: usize, batch: &mut Vec<u8>) {
+        self.seats[index].outbox.take_direct(batch);
+        while batch.len() < BATCH_BYTES_MAX {
+            let Some(slot) = self.seats[index].ready.pop() else {
+                self.seats[index].backlog_bytes = 0;
+                break;
+            };
+            if !self.copy(index, slot, batch) {
+                self.resync(index, slot);
+                self.seats[index].outbox.take_direct(batch);
+            }
+        }
+    }
+
+    /// Copies what one follow has not read; false if it was overtaken or has to begin again.
+    fn copy(&mut self, index: usize, slot: usize, batch: &mut Vec<u8>) -> bool {
+        let Self { seats, feeds, counters, .. } = self;
+        let seat = &mut seats[index];
+        let Some(follow) = seat.follows.get_mut(slot) else { return true };
+        follow.queued = false;
+        let Some(feed) = feeds.get_mut(follow.feed) else { return true };
+        feed.lagging = feed.lagging.saturating_sub(1);
+        if follow.resync {
+            return false;
+        }
+        let Ok(entries) = feed.log.read(follow.cursor) else { return false };
+        let (before, mut messages) = (batch.len(), 0);
+        for entry in entries {
+            batch.extend_from_slice(&entry.frame);
+            follow.seq = entry.seq;
+            messages += 1;
+        }
+        follow.cursor = feed.log.end();
+        counters.add_messages_out(messages);
+        seat.backlog_bytes = seat.backlog_bytes.saturating_sub(batch.len() - before);
+        if feed.lagging == 0 {
+            // Everyone has everything: nothing needs to be kept.
+            feed.log.clear();
+        }
+        true
+    }
+
+    /// A follow that was overtaken (or moved): a state channel skips to a snapshot after a `gap`; a lossless one is
+    /// replayed from the source, or its session is closed as slow.
+    fn resync(&mut self, index: usize, slot: usize) {
+        let Some(follow) = self.seats[index].follows.get_mut(slot) else { return };
+        follow.resync = false;
+        let (feed_id, seq, epoch) = (follow.feed, follow.seq, Rc::clone(&follow.epoch));
+        let feed = &self.feeds[feed_id];
+        let source_id = feed.source;
+        follow.cursor = feed.log.end();
+        let source = &self.sources[source_id];
+        if source.key.channel.is_state() {
+            if let Some(status) = source.status.clone() {
+                let judged = self.cohorts[feed.cohort].judge(&status, Instant::now());
+                return self.deliver_directly(index, feed_id, &judged);
+            }
+            let base = feed.base.clone().or_else(|| source.stream.state().cloned());
+            let Some(base) = base else { return };
+            if *base.epoch == *epoch && base.seq <= seq {
+                return;
+            }
+            let from = if *base.epoch == *epoch { (seq + 1, base.seq) } else { (1, 0) };
+            self.counters.add_gaps(1);
+            let gap = self.gap_for(feed_id, &base, from);
+            self.notice(index, &gap);
+            self.send_snapshot(index, slot, &base);
+            return;
+        }
+        let position = bawaba_channels::wire::Position { epoch: epoch.to_string(), seq };
+        match self.sources[source_id].stream.since(&position) {
+            Some(missed) => self.replay(index, slot, &missed),
+            None => self.close_slow(index),
+        }
+    }
+
+    fn gap_for(&self, feed: usize, update: &Update, (from_seq, to_seq): (u64, u64)) -> Event {
+        self.feeds[feed].gap(update, from_seq, to_seq)
+    }
+
+    /// Judges updates for a follow's cohort and sends them to its session alone.
+    fn replay(&mut self, index: usize, slot: usize, updates: &[Rc<Update>]) {
+        let now = Instant::now();
+        let Some(follow) = self.seats[index].follows.get(slot) else { return };
+        let feed_id = follow.feed;
+        let cohort = self.feeds[feed_id].cohort;
+        for update in updates {
+            let judged = self.cohorts[cohort].judge(&Event::Update(Update::clone(update)), now);
+            self.deliver_directly(index, feed_id, &judged);
+            if let Some(follow) = self.seats[index].follows.get_mut(slot) {
+                follow.seq = update.seq;
+                follow.epoch = update.epoch.as_str().into();
+            }
+        }
+    }
+
+    /// Sends the state `base` as a judged snapshot to one session.
+    fn send_snapshot(&mut self, index: usize, slot: usize, base: &Rc<Update>) {
+        let now = Instant::now();
+        let Some(follow) = self.seats[index].follows.get_mut(slot) else { return };
+        follow.seq = base.seq;
+        follow.epoch = base.epoch.as_str().into();
+        let feed_id = follow.feed;
+        let Feed { source, cohort, .. } = self.feeds[feed_id];
+        let group = self.sources[source].groups.iter_mut().find(|group| group.cohort == cohort);
+        let kept = group.as_ref().and_then(|group| group.snapshot.as_ref());
+        let judged = match kept {
+            Some((epoch, seq, judged)) if *epoch == base.epoch && *seq == base.seq => Rc::clone(judged),
+            _ => {
+                let mut whole = Update::clone(base);
+                whole.snapshot = true;
+                whole.first_seq = None;
+                let judged: Rc<[Event]> = self.cohorts[cohort].judge(&Event::Update(whole), now).into();
+                if let Some(group) = group {
+                    group.snapshot = Some((base.epoch.clone(), base.seq, Rc::clone(&judged)));
+                }
+                judged
+            }
+        };
+        self.deliver_directly(index, feed_id, &judged);
+    }
+
+    /// Encodes judged events under a feed's name into one session's outbox.
+    fn deliver_directly(&mut self, index: usize, feed: usize, events: &[Event]) {
+        for event in events {
+            let feed = &self.feeds[feed];
+            let event = match event {
+                Event::Update(update) => Event::Update(feed.dress(update.clone())),
+                other => rename(other, &feed.key.subscription),
+            };
+            let seat = &mut self.seats[index];
+            encode_into(seat.encoding, &event, seat.outbox.direct());
+            self.counters.add_messages_out(1);
+        }
+        self.mark_dirty(index);
+    }
+
+    /// The slow reader's ladder, walked while its socket is full: a slower rate, then (on lossless channels, or when
+    /// its own frames pile up) the end.
+    fn ladder(&mut self, index: usize) {
+        let limit = self.shared.config.limits.outbox_bytes_max as usize;
+        let seat = &self.seats[index];
+        if seat.closing.is_some() {
+            return;
+        }
+        if seat.outbox.waiting_bytes() > limit + BATCH_BYTES_MAX {
+            self.close_slow(index);
+        } else if seat.outbox.waiting_bytes() + seat.backlog_bytes > limit / 2 && !seat.degraded {
+            self.degrade(index);
+        }
+    }
+
+    /// Moves every state channel of a session to the slower rate.
+    fn degrade(&mut self, index: usize) {
+        self.seats[index].degraded = true;
+        let mut told: Vec<Rc<str>> = Vec::new();
+        let slots: Vec<usize> = self.seats[index].follows.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            let Some(follow) = self.seats[index].follows.get(slot) else { continue };
+            let Feed { key, source, cohort, .. } = &self.feeds[follow.feed];
+            let (key, source, cohort) = (key.clone(), *source, *cohort);
+            let channel = self.sources[source].key.channel;
+            if !channel.is_state() || channel == Channel::MarketStatus || key.rate_ms >= DEGRADED_RATE_MS {
+                continue;
+            }
+            if !told.contains(&key.subscription) {
+                told.push(Rc::clone(&key.subscription));
+                self.counters.add_degraded(1);
+                let event = bawaba_channels::wire::Degraded {
+                    subscription: key.subscription.to_string(),
+                    update_rate_ms: DEGRADED_RATE_MS,
+                };
+                self.notice(index, &Event::Degraded(event));
+            }
+            let behind = self.seats[index].follows.get(slot).is_some_and(|follow| follow.queued);
+            self.move_follow(index, slot, source, cohort, FeedKey { rate_ms: DEGRADED_RATE_MS, ..key }, behind);
+        }
+        self.seats[index].backlog_bytes = 0;
+    }
+
+    /// Puts a follow on another feed; with `resync` it begins there with a `gap` and a snapshot if it is behind.
+    fn move_follow(&mut self, index: usize, slot: usize, source: usize, cohort: usize, key: FeedKey, resync: bool) {
+        self.unlink(index, slot);
+        let feed = self.feed_for(source, cohort, key);
+        let follower = self.feeds[feed].followers.insert(Follower { seat: index, slot });
+        let Some(follow) = self.seats[index].follows.get_mut(slot) else { return };
+        follow.feed = feed;
+        follow.follower = follower;
+        follow.cursor = self.feeds[feed].log.end();
+        follow.queued = false;
+        let at = &self.feeds[feed];
+        let stream = &self.sources[source].stream;
+        // What was conflated and not yet due on the old feed is as unread as what was in its log.
+        let behind = match &at.base {
+            Some(base) => *base.epoch != *follow.epoch || base.seq > follow.seq,
+            None => stream.seq() > follow.seq,
+        };
+        follow.resync = resync || behind;
+        if follow.resync {
+            follow.queued = true;
+            self.feeds[feed].lagging += 1;
+            self.seats[index].ready.push(slot);
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Takes a follow off its feed, and the feed away if nobody else follows it.
+    fn unlink(&mut self, index: usize, slot: usize) {
+        let seat = &mut self.seats[index];
+        seat.ready.retain(|ready| *ready != slot);
+        let Some(follow) = seat.follows.get(slot) else { return };
+        let (feed_id, follower, queued) = (follow.feed, follow.follower, follow.queued);
+        let Some(feed) = self.feeds.get_mut(feed_id) else { return };
+        feed.followers.try_remove(follower);
+        if queued {
+            feed.lagging = feed.lagging.saturating_sub(1);
+        }
+        if feed.followers.is_empty() {
+            let feed = self.feeds.remove(feed_id);
+            let source = &mut self.sources[feed.source];
+            for group in &mut source.groups {
+                group.feeds.retain(|id| *id != feed_id);
+            }
+            source.groups.retain(|group| !group.feeds.is_empty());
+        }
+    }
+
+    /// The feed of this key at a source, made if there is none.
+    fn feed_for(&mut self, source: usize, cohort: usize, key: FeedKey) -> usize {
+        let Self { sources, feeds, .. } = self;
+        let at = &mut sources[source];
+        let group = match at.groups.iter().position(|group| group.cohort == cohort) {
+            Some(place) => &mut at.groups[place],
+            None => {
+                at.groups.push(Group { cohort, feeds: Vec::new(), snapshot: None });
+                let last = at.groups.len() - 1;
+                &mut at.groups[last]
+            }
+        };
+        if let Some(feed) = group.feeds.iter().find(|feed| feeds[**feed].key == key) {
+            return *feed;
+        }
+        let log_bytes_max = self.shared.config.limits.log_bytes_max as usize;
+        let mut feed = Feed::new(key, source, cohort, log_bytes_max);
+        // The source's place, if it has one; else the first update says where it begins.
+        if at.stream.state().is_some() || !at.key.channel.is_state() {
+            feed.begin_at(at.stream.epoch(), at.stream.seq(), at.stream.state().cloned());
+        }
+        let id = feeds.insert(feed);
+        group.feeds.push(id);
+        id
+    }
+
+    /// Closes a session for reading too slowly; a token says where to come back to.
+    fn close_slow(&mut self, index: usize) {
+        let resume = self.sticky_token(index);
+        self.seats[index].outbox.discard_direct();
+        let drain = bawaba_channels::wire::Drain { retry_after_ms: 0, resume };
+        self.notice(index, &Event::Drain(drain));
+        self.close(index, CloseCode::SLOW, "slow: the client reads too slowly");
+    }
+
+    /// Begins to close a session: the Close frame is the last that it gets.
+    pub(crate) fn close(&mut self, index: usize, code: CloseCode, reason: &'static str) {
+        let seat = &mut self.seats[index];
+        if seat.closing.is_some() {
+            return;
+        }
+        frame::encode_close(seat.outbox.direct(), code, reason, None);
+        self.close_written(index, code);
+    }
+
+    /// The Close frame is in the outbox: nothing may come behind it.
+    fn close_written(&mut self, index: usize, code: CloseCode) {
+        let deadline = Instant::now() + self.shared.config.timeouts.close;
+        self.unfollow_all(index);
+        let seat = &mut self.seats[index];
+        seat.closing = Some(Closing { code, deadline, peer_closed: false });
+        seat.wake();
+        self.mark_dirty(index);
+    }
+
+    /// Ends everything that a session follows.
+    fn unfollow_all(&mut self, index: usize) {
+        let seat = &mut self.seats[index];
+        let slots: Vec<usize> = seat.follows.iter().map(|(slot, _)| slot).collect();
+        let subscriptions = std::mem::take(&mut seat.subscriptions);
+        for slot in slots {
+            self.drop_follow(index, slot);
+        }
+        for source in subscriptions.values().filter_map(|subscription| subscription.private) {
+            self.leave_private(index, source);
+        }
+        self.seats[index].ready.clear();
+    }
+
+    /// Ends a follow, and its source where nobody is left.
+    fn drop_follow(&mut self, index: usize, slot: usize) {
+        let Some(source) = self.seats[index].follows.get(slot).map(|follow| follow.source) else { return };
+        self.unlink(index, slot);
+        self.seats[index].follows.try_remove(slot);
+        self.release_source(source);
+    }
+
+    /// A token that brings the session's user back to where its trunks are.
+    fn sticky_token(&self, index: usize) -> String {
+        let seat = &self.seats[index];
+        let places = seat
+            .lanes
+            .iter()
+            .filter_map(|key| self.lanes.get(key.index).filter(|lane| lane.serial == key.serial))
+            .filter_map(|lane| Some((lane.cluster.name.clone(), lane.endpoint.as_ref()?.address.clone())))
+            .collect();
+        self.shared.sticky.mint(&seat.context.user, &places, unix_now())
+    }
+}
+
+/// An event of a cohort under another subscription's name.
+fn rename(event: &Event, subscription: &str) -> Event {
+    let mut event = event.clone();
+    match &mut event {
+        Event::Update(update) => update.subscription = subscription.to_owned(),
+        Event::Revoked(revoked) => revoked.subscription = subscription.to_owned(),
+        Event::Gap(Gap { subscription: name, .. }) => *name = subscription.to_owned(),
+        Event::Alert(alert) => alert.subscription = Some(subscription.to_owned()),
+        Event::MarketStatus(status) => status.subscription = Some(subscription.to_owned()),
+        _ => {}
+    }
+    event
+}
+
+/// Seconds since the epoch.
+pub(crate) fn unix_now() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,322 @@
+//! From trunks to sessions: answers find who asked, updates are checked, judged once per cohort and appended to feeds.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Instant;
+
+use bawaba_channels::name::{Channel, Exchange};
+use bawaba_channels::reason::Reason;
+use bawaba_channels::wire::{ErrorEvent, Event, Market, Refused, Subscribed, Update};
+
+use super::lane::{InFlight, LaneKey};
+use super::source::{SourceKey, Step, channel_of};
+use super::subscribe::Outcome;
+use super::{Hub, rename};
+
+impl Hub {
+    /// Takes one event from a trunk. Call [`Hub::flush`] after each batch.
+    pub(crate) fn on_trunk(&mut self, key: LaneKey, event: Event) {
+        if self.lane(key).is_none() {
+            return;
+        }
+        self.counters.add_trunk_events(1);
+        match event {
+            Event::Update(update) => self.on_update(key.index, update),
+            Event::MarketStatus(_) | Event::Alert(_) => self.on_plain(key.index, event),
+            Event::Subscribed(answer) => self.on_subscribed(key.index, answer),
+            Event::OrderUpdate(ref update) if update.id.is_some() => self.on_order_answer(key.index, event),
+            Event::OrderUpdate(_) | Event::PositionUpdate(_) => self.on_private(key.index, event),
+            Event::Error(error) => self.on_error(key.index, &error),
+            Event::Gap(ref gap) => {
+                let found = self.lanes[key.index].sources.iter().copied().find(|id| {
+                    let source = &self.sources[*id];
+                    source.subscription.as_deref() == Some(gap.subscription.as_str())
+                        && *source.key.symbol == *gap.symbol
+                });
+                if let Some(source) = found {
+                    self.sources[source].stream.lose();
+                    self.sources[source].recovering = false;
+                    for (seat, name) in self.sources[source].private.clone() {
+                        if let Some(index) = self.seat_index(seat) {
+                            self.send(index, &rename(&event, &name));
+                        }
+                    }
+                }
+            }
+            Event::Welcome(welcome) => {
+                for (exchange, market) in welcome.markets {
+                    if let Ok(exchange) = exchange.parse() {
+                        self.markets.insert(exchange, market);
+                    }
+                }
+            }
+            // Drain: the trunk moves when the connection ends or health says so; what follows is resumed.
+            Event::Drain(_)
+            | Event::Unsubscribed(_)
+            | Event::Degraded(_)
+            | Event::Revoked(_)
+            | Event::Refreshed(_)
+            | Event::Pong(_) => {}
+        }
+    }
+
+    fn on_update(&mut self, lane: usize, update: Update) {
+        let event = Event::Update(update);
+        let Some(channel) = channel_of(&event) else { return };
+        let Event::Update(update) = event else { return };
+        let Ok(exchange) = update.exchange.parse::<Exchange>() else { return };
+        let key = SourceKey { lane, channel, exchange, symbol: update.symbol.as_str().into(), user: None };
+        let Some(&id) = self.source_index.get(&key) else { return };
+        let source = &mut self.sources[id];
+        if source.recovering && !update.snapshot {
+            return;
+        }
+        let update = Rc::new(update);
+        match source.stream.take(&update, channel.is_state()) {
+            Step::Next => {}
+            Step::Duplicate => return,
+            Step::Hole => {
+                tracing::warn!(%channel, %exchange, symbol = %update.symbol, have = source.stream.seq(), got = update.seq, "a hole in a trunk's sequence: resuming");
+                source.recovering = true;
+                self.lanes[lane].wanted.push(id);
+                self.send_wanted(lane);
+                return;
+            }
+        }
+        source.recovering = false;
+        source.live = true;
+        self.spread(id, &update);
+    }
+
+    /// Judges an update once for each cohort, and appends it to their feeds.
+    fn spread(&mut self, id: usize, update: &Rc<Update>) {
+        let now = Instant::now();
+        let Self { sources, cohorts, feeds, counters, .. } = self;
+        let source = &mut sources[id];
+        let base = source.stream.state().cloned();
+        let event = Event::Update(Update::clone(update));
+        let mut marks: Vec<(usize, usize)> = Vec::new();
+        let mut timers: Vec<(Instant, usize)> = Vec::new();
+        for group in &mut source.groups {
+            group.snapshot = None;
+            counters.add_judged(1);
+            let judged = cohorts[group.cohort].judge(&event, now);
+            for feed_id in &group.feeds {
+                let feed = &mut feeds[*feed_id];
+                let mut bytes = 0;
+                for event in &judged {
+                    match event {
+                        Event::Update(update) => {
+                            let (appended, due) = feed.push(update, base.as_ref(), now);
+                            bytes += appended;
+                            timers.extend(due.map(|at| (at, *feed_id)));
+                        }
+                        other => bytes += feed.append_event(&rename(other, &feed.key.subscription)),
+                    }
+                }
+                marks.push((*feed_id, bytes));
+            }
+        }
+        for (feed, bytes) in marks {
+            self.mark_feed(feed, bytes);
+        }
+        for (at, feed) in timers {
+            self.set_timer(at, feed);
+        }
+    }
+
+    /// An event without a sequence, on a channel of an exchange.
+    fn on_plain(&mut self, lane: usize, event: Event) {
+        let Some(channel) = channel_of(&event) else { return };
+        let exchange = match &event {
+            Event::MarketStatus(status) => status.exchange.parse().ok(),
+            Event::Alert(alert) => alert.exchange.as_deref().and_then(|exchange| exchange.parse().ok()),
+            _ => None,
+        };
+        let Some(exchange) = exchange else { return };
+        if let Event::MarketStatus(status) = &event
+            && status.symbol.is_none()
+        {
+            let next_open = self.markets.get(&exchange).and_then(|market| market.next_open);
+            let next_open = next_open.filter(|_| status.phase == "closed");
+            self.markets.insert(exchange, Market { phase: status.phase.clone(), until: status.next, next_open });
+        }
+        let key = SourceKey { lane, channel, exchange, symbol: "".into(), user: None };
+        let Some(&id) = self.source_index.get(&key) else { return };
+        self.sources[id].live = true;
+        if channel == Channel::MarketStatus {
+            if self.sources[id].status.as_ref() == Some(&event) {
+                return;
+            }
+            self.sources[id].status = Some(event.clone());
+        }
+        let now = Instant::now();
+        let groups: Vec<(usize, Vec<usize>)> =
+            self.sources[id].groups.iter().map(|group| (group.cohort, group.feeds.clone())).collect();
+        for (cohort, feeds) in groups {
+            self.counters.add_judged(1);
+            let judged = self.cohorts[cohort].judge(&event, now);
+            for feed_id in feeds {
+                let feed = &mut self.feeds[feed_id];
+                let bytes =
+                    judged.iter().map(|event| feed.append_event(&rename(event, &feed.key.subscription.clone()))).sum();
+                self.mark_feed(feed_id, bytes);
+            }
+        }
+    }
+
+    fn on_subscribed(&mut self, lane: usize, answer: Subscribed) {
+        let Some(awaited) = answer.id.and_then(|id| self.lanes[lane].in_flight.remove(&id)) else { return };
+        let subscription: Option<Rc<str>> = answer.subscription.as_deref().map(Into::into);
+        match awaited {
+            InFlight::Subscribe(ids) => {
+                for id in ids {
+                    let Some(source) = self.sources.get_mut(id).filter(|source| source.key.lane == lane) else {
+                        continue;
+                    };
+                    let accepted = answer.accepted.iter().find(|accepted| *accepted.symbol == *source.key.symbol);
+                    let refused = answer.refused.iter().find(|refused| *refused.symbol == *source.key.symbol);
+                    match (accepted, refused) {
+                        (Some(accepted), _) => {
+                            source.stream.begin(&accepted.epoch, accepted.seq, accepted.recovered);
+                            source.subscription.clone_from(&subscription);
+                            source.live = true;
+                            source.recovering = false;
+                            self.resolve(id, &Outcome::Accepted);
+                        }
+                        (None, Some(refused)) => self.resolve(id, &Outcome::Refused(refused.clone())),
+                        (None, None) => {
+                            let refused = unanswered(&source.key.symbol);
+                            self.resolve(id, &Outcome::Refused(refused));
+                        }
+                    }
+                }
+            }
+            InFlight::Wildcard(pending) => self.on_wildcard(lane, pending, &answer, subscription.as_ref()),
+            // An order is not answered so.
+            InFlight::Order(order) => self.order_failed(&order),
+        }
+    }
+
+    fn on_wildcard(&mut self, lane: usize, pending: u64, answer: &Subscribed, subscription: Option<&Rc<str>>) {
+        let Some(asked) = self.pending.get(&pending) else { return };
+        let (channel, exchange) = (asked.channel, asked.exchange);
+        let mut ids = Vec::with_capacity(answer.accepted.len());
+        for accepted in &answer.accepted {
+            let key = SourceKey { lane, channel, exchange, symbol: accepted.symbol.as_str().into(), user: None };
+            let known = self.source_index.contains_key(&key);
+            let id = self.source_for(key);
+            if !known {
+                let source = &mut self.sources[id];
+                source.stream.begin(&accepted.epoch, accepted.seq, false);
+                source.subscription = subscription.cloned();
+                source.live = true;
+            }
+            ids.push(id);
+        }
+        // They are subscribed to already: only those that wait for their own answer are asked for.
+        let sources = &self.sources;
+        self.lanes[lane].wanted.retain(|id| sources.get(*id).is_some_and(|source| !source.live));
+        self.finish_wildcard(pending, ids, answer.refused.clone());
+    }
+
+    fn on_error(&mut self, lane: usize, error: &ErrorEvent) {
+        let Some(awaited) = error.id.and_then(|id| self.lanes[lane].in_flight.remove(&id)) else {
+            tracing::warn!(code = %error.code, reason = %error.reason, "a server refused a request that nobody waits for");
+            return;
+        };
+        match awaited {
+            InFlight::Subscribe(ids) => {
+                for id in ids {
+                    let Some(source) = self.sources.get(id) else { continue };
+                    let refused = Refused {
+                        symbol: source.key.symbol.to_string(),
+                        code: error.code.clone(),
+                        reason: error.reason.clone(),
+                    };
+                    self.resolve(id, &Outcome::Refused(refused));
+                }
+            }
+            InFlight::Wildcard(pending) => self.fail_pending(pending, &error.code, &error.reason),
+            InFlight::Order(order) => {
+                if let Some(index) = self.seat_index(order.seat) {
+                    self.seats[index].waiting = self.seats[index].waiting.saturating_sub(1);
+                    let answer = ErrorEvent { id: order.id, ..error.clone() };
+                    self.send(index, &Event::Error(answer));
+                    self.seats[index].wake();
+                }
+            }
+        }
+    }
+
+    /// An event of one user: judged for each of the user's sessions by its own stream.
+    fn on_private(&mut self, lane: usize, mut event: Event) {
+        let Some(channel) = channel_of(&event) else { return };
+        let (exchange, user, epoch, seq) = match &mut event {
+            Event::OrderUpdate(update) => (&update.exchange, update.user.take(), &update.epoch, update.seq),
+            Event::PositionUpdate(update) => (&update.exchange, update.user.take(), &update.epoch, update.seq),
+            _ => return,
+        };
+        let (Ok(exchange), Some(user)) = (exchange.parse::<Exchange>(), user) else { return };
+        let key = SourceKey { lane, channel, exchange, symbol: "".into(), user: Some(user.as_str().into()) };
+        let Some(&id) = self.source_index.get(&key) else { return };
+        let source = &mut self.sources[id];
+        // What stood before is for those who just came; what is new is for all.
+        let is_new = source.stream.note(epoch, seq);
+        if is_new {
+            source.joining.clear();
+        }
+        let told = if is_new { source.private.clone() } else { source.joining.clone() };
+        if let Event::OrderUpdate(update) = &event {
+            self.orders.note(&update.order_id, exchange);
+        }
+        for (seat, name) in told {
+            let Some(index) = self.seat_index(seat) else { continue };
+            let mut event = event.clone();
+            match &mut event {
+                Event::OrderUpdate(update) => update.subscription = Some(name.to_string()),
+                Event::PositionUpdate(update) => update.subscription = Some(name.to_string()),
+                _ => {}
+            }
+            self.send(index, &event);
+        }
+    }
+
+    fn set_timer(&mut self, at: Instant, feed: usize) {
+        let earliest = self.timers.peek().is_none_or(|std::cmp::Reverse((first, _))| at < *first);
+        self.timers.push(std::cmp::Reverse((at, feed)));
+        if earliest {
+            self.timer_set.notify_one();
+        }
+    }
+
+    /// When [`Hub::settle`] is next wanted.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.timers.peek().map(|std::cmp::Reverse((at, _))| *at)
+    }
+
+    /// Appends the conflated updates that are due, and flushes.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        let mut due = VecDeque::new();
+        while let Some(std::cmp::Reverse((at, feed))) = self.timers.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            due.push_back(feed);
+        }
+        for feed_id in due {
+            // A feed that went away, or another in its place that has nothing due, is left alone.
+            let Some(feed) = self.feeds.get_mut(feed_id) else { continue };
+            let base = self.sources[feed.source].stream.state().cloned();
+            let bytes = feed.settle(base.as_ref(), now);
+            self.mark_feed(feed_id, bytes);
+        }
+        self.flush();
+    }
+}
+
+fn unanswered(symbol: &str) -> Refused {
+    let reason = Reason::ChannelSymbolUnknown;
+    Refused { symbol: symbol.into(), code: reason.word().into(), reason: reason.sentence().into() }
+}

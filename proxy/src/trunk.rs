@@ -1,0 +1,319 @@
+//! A trunk: one socket to a channel server (or to another edge), carrying what all sessions of a lane want.
+//!
+//! Connects, greets, reads events for the hub, writes the lane's requests; and when the endpoint is lost or leaves,
+//! begins again elsewhere. Sessions notice nothing of it. What the messages mean is the hub's.
+
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bawaba_channels::claims::{Claims, ROLE_EDGE};
+use bawaba_channels::frame::{self, Decoder, Opcode, Sender};
+use bawaba_channels::message::{Assembler, Message};
+use bawaba_channels::wire::{CLAIMS_HEADER, Encoding, Event, SUBPROTOCOL_PROTO};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::cluster::{Cluster, Endpoint, State};
+use crate::hub::LaneKey;
+use crate::jitter::Jitter;
+use crate::worker::WorkerContext;
+
+/// Largest message from a server: the answer to a subscription to every symbol of an exchange.
+const MESSAGE_BYTES_MAX: u32 = 4 << 20;
+/// Longest answer to our handshake.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// First and longest pause between attempts while no endpoint takes us.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+
+/// Why a trunk ended.
+#[derive(Debug)]
+enum Lost {
+    /// Nobody needs the lane any more.
+    Unneeded,
+    /// The cluster says that the endpoint goes away.
+    Leaving,
+    /// The socket failed, was closed, or fell silent.
+    Broken(String),
+}
+
+/// Keeps a lane connected until nobody needs it.
+pub async fn run(context: Weak<WorkerContext>, lane: LaneKey) {
+    let mut jitter = Jitter::new();
+    let mut pause = BACKOFF.0;
+    loop {
+        let Some(context) = context.upgrade() else { return };
+        let Some((cluster, target)) = context.hub.borrow_mut().lane_target(lane) else { return };
+        let mut states = cluster.states();
+        states.mark_unchanged();
+        if let Some(endpoint) = target {
+            let connect_within = context.shared.config.timeouts.connect;
+            match timeout(connect_within, open(&context.shared.config.edge.name, &cluster, &endpoint, &mut jitter))
+                .await
+            {
+                Ok(Ok((socket, early))) => {
+                    pause = BACKOFF.0;
+                    tracing::info!(cluster = %cluster.name, endpoint = %endpoint.address, "trunk up");
+                    context.hub.borrow_mut().lane_up(lane);
+                    let lost = pump(&context, lane, &cluster, &endpoint, socket, early, &mut jitter).await;
+                    if let Lost::Broken(_) = lost {
+                        cluster.suspect(&endpoint);
+                    }
+                    tracing::warn!(cluster = %cluster.name, endpoint = %endpoint.address, ?lost, "trunk lost");
+                    context.hub.borrow_mut().lane_down(lane);
+                    if matches!(lost, Lost::Unneeded) {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(cluster = %cluster.name, endpoint = %endpoint.address, %error, "trunk refused");
+                    cluster.suspect(&endpoint);
+                }
+                Err(_) => {
+                    tracing::warn!(cluster = %cluster.name, endpoint = %endpoint.address, "no answer to a trunk's handshake");
+                    cluster.suspect(&endpoint);
+                }
+            }
+            if cluster.pick("", None).is_some() {
+                // Another endpoint serves: no reason to wait, but never a busy loop.
+                tokio::time::sleep(jitter.up_to(BACKOFF.0)).await;
+                continue;
+            }
+        }
+        drop(context);
+        tokio::select! {
+            _ = states.changed() => {}
+            () = tokio::time::sleep(jitter.around(pause)) => pause = (pause * 2).min(BACKOFF.1),
+        }
+    }
+}
+
+/// Connects and shakes hands; the socket, and bytes that came right behind the answer.
+async fn open(
+    edge: &str,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    jitter: &mut Jitter,
+) -> io::Result<(TcpStream, Vec<u8>)> {
+    let mut socket = TcpStream::connect(&endpoint.address).await?;
+    socket.set_nodelay(true)?;
+    let mut nonce = [0; 16];
+    nonce[..8].copy_from_slice(&jitter.next_u64().to_ne_bytes());
+    nonce[8..].copy_from_slice(&jitter.next_u64().to_ne_bytes());
+    let key = STANDARD.encode(nonce);
+    let credential = match &cluster.token {
+        Some(token) => format!("authorization: Bearer {token}"),
+        None => {
+            let claims =
+                Claims { sub: Some(format!("edge:{edge}")), role: Some(ROLE_EDGE.to_owned()), ..Claims::default() };
+            format!("{CLAIMS_HEADER}: {}", claims.to_header())
+        }
+    };
+    let request = format!(
+        "GET {} HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: {key}\r\nsec-websocket-protocol: {SUBPROTOCOL_PROTO}\r\n{credential}\r\n\r\n",
+        cluster.settings.path, endpoint.address
+    );
+    socket.write_all(request.as_bytes()).await?;
+    let mut head = Vec::with_capacity(1024);
+    let end = loop {
+        if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if head.len() > HEAD_BYTES_MAX {
+            return Err(io::Error::other("the answer to the handshake is too long"));
+        }
+        if socket.read_buf(&mut head).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    };
+    let early = head.split_off(end);
+    check(&head, &key)?;
+    Ok((socket, early))
+}
+
+/// Whether the answer to the handshake is the right one (RFC 6455, 4.1).
+fn check(head: &[u8], key: &str) -> io::Result<()> {
+    let head = String::from_utf8_lossy(head);
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap_or_default();
+    if status.split(' ').nth(1) != Some("101") {
+        return Err(io::Error::other(format!(
+            "the server answered \"{}\"",
+            status.chars().take(80).collect::<String>()
+        )));
+    }
+    let headers: Vec<(String, &str)> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim()))
+        .collect();
+    let has = |name: &str, value: &str| headers.iter().any(|(known, found)| known == name && *found == value);
+    if !has("sec-websocket-accept", &accept(key)) {
+        return Err(io::Error::other("sec-websocket-accept is wrong: no WebSocket server"));
+    }
+    if !has("sec-websocket-protocol", SUBPROTOCOL_PROTO) {
+        return Err(io::Error::other("the server did not select tradsys.v3.proto"));
+    }
+    Ok(())
+}
+
+fn accept(key: &str) -> String {
+    use sha1::{Digest, Sha1};
+    let digest = Sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"));
+    STANDARD.encode(digest)
+}
+
+/// Carries messages until the trunk ends.
+async fn pump(
+    context: &Rc<WorkerContext>,
+    lane: LaneKey,
+    cluster: &Arc<Cluster>,
+    endpoint: &Arc<Endpoint>,
+    mut socket: TcpStream,
+    early: Vec<u8>,
+    jitter: &mut Jitter,
+) -> Lost {
+    let mut states = cluster.states();
+    let mut reader = Reader::new(early);
+    let health = &cluster.settings.health;
+    // As patient with a silent trunk as the health checks are with a silent endpoint.
+    let silence_max = health.interval * health.unhealthy_after.max(1) + health.timeout;
+    let mut heard_at = Instant::now();
+    let mut pinged = false;
+    let write_within = context.shared.config.timeouts.connect;
+    loop {
+        let mut replies = Vec::new();
+        match reader.events(&mut replies, jitter) {
+            Ok(events) => {
+                if !events.is_empty() {
+                    let mut hub = context.hub.borrow_mut();
+                    for event in events {
+                        let brings_markets = matches!(event, Event::Welcome(_) | Event::MarketStatus(_));
+                        hub.on_trunk(lane, event);
+                        if brings_markets {
+                            context.markets_known.notify_waiters();
+                        }
+                    }
+                    hub.flush();
+                }
+            }
+            Err(error) => return Lost::Broken(error),
+        }
+        let work = {
+            let mut hub = context.hub.borrow_mut();
+            hub.send_wanted(lane.index);
+            let Some(at) = hub.lane(lane) else { return Lost::Unneeded };
+            replies.append(&mut at.out);
+            Rc::clone(&at.work)
+        };
+        if !replies.is_empty() {
+            match timeout(write_within, socket.write_all(&replies)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Lost::Broken(error.to_string()),
+                Err(_) => return Lost::Broken("the server takes no data".into()),
+            }
+        }
+        let silent_for = heard_at.elapsed();
+        let next = if pinged { silence_max } else { health.interval };
+        tokio::select! {
+            read = socket.read_buf(&mut reader.buffer) => match read {
+                Ok(0) => return Lost::Broken("the server closed the connection".into()),
+                Ok(_) => {
+                    heard_at = Instant::now();
+                    pinged = false;
+                }
+                Err(error) => return Lost::Broken(error.to_string()),
+            },
+            () = work.notified() => {}
+            Ok(()) = states.changed() => {
+                let state = cluster.state(endpoint);
+                let elsewhere = cluster.is_serving();
+                if state == State::Gone || (state == State::Draining && elsewhere) {
+                    return Lost::Leaving;
+                }
+            }
+            () = tokio::time::sleep(next.saturating_sub(silent_for)) => {
+                if pinged {
+                    return Lost::Broken("the server fell silent".into());
+                }
+                pinged = true;
+                let mut ping = Vec::new();
+                frame::encode(&mut ping, true, Opcode::Ping, &[], Some(jitter.mask()));
+                if !matches!(timeout(write_within, socket.write_all(&ping)).await, Ok(Ok(()))) {
+                    return Lost::Broken("the server takes no data".into());
+                }
+            }
+        }
+    }
+}
+
+/// Reads a server's frames.
+struct Reader {
+    buffer: Vec<u8>,
+    decoder: Decoder,
+    assembler: Assembler,
+}
+
+impl Reader {
+    fn new(early: Vec<u8>) -> Self {
+        let mut buffer = early;
+        buffer.reserve(64 * 1024);
+        Self { buffer, decoder: Decoder::new(Sender::Server, MESSAGE_BYTES_MAX), assembler: Assembler::new() }
+    }
+
+    /// The events in the bytes read so far; answers to control frames are appended to `replies`. An event of a kind
+    /// that this version does not know is passed over.
+    fn events(&mut self, replies: &mut Vec<u8>, jitter: &mut Jitter) -> Result<Vec<Event>, String> {
+        let (mut events, mut at) = (Vec::new(), 0);
+        while at < self.buffer.len() {
+            let frame = match self.decoder.decode(&mut self.buffer[at..]) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => return Err(error.to_string()),
+            };
+            at += frame.header.frame_len();
+            match self.assembler.push(frame).map_err(|error| error.to_string())? {
+                Some(Message::Binary(bytes)) => match Event::decode(Encoding::Proto, bytes) {
+                    Ok(event) => events.push(event),
+                    Err(error) => tracing::warn!(%error, "a server sent what cannot be read"),
+                },
+                Some(Message::Ping(payload)) => {
+                    frame::encode(replies, true, Opcode::Pong, payload, Some(jitter.mask()))
+                }
+                Some(Message::Close(code)) => {
+                    return Err(
+                        code.map_or_else(|| "closed".to_owned(), |(code, reason)| format!("closed: {code} {reason}"))
+                    );
+                }
+                Some(Message::Text(_) | Message::Pong(_)) | None => {}
+            }
+        }
+        self.buffer.drain(..at);
+        if self.buffer.is_empty() && self.buffer.capacity() > 1 << 20 {
+            self.buffer = Vec::with_capacity(64 * 1024);
+        }
+        Ok(events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_right_answer_to_the_handshake_is_taken() {
+        // RFC 6455, 1.3.
+        let key = "dGhlIHNhbXBsZSBub25jZQ==";
+        let good = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+                    Sec-WebSocket-Protocol: tradsys.v3.proto\r\n\r\n";
+        assert!(check(good.as_bytes(), key).is_ok());
+        for (from, to) in [("101", "503"), ("s3pP", "s3pQ"), ("v3.proto", "v3.json")] {
+            assert!(check(good.replace(from, to).as_bytes(), key).is_err(), "{to}");
+        }
+    }
+}
