@@ -71,6 +71,7 @@ reasons! {
     EdgeDraining = "edge.draining", 503, "the edge is restarting: come back";
     EdgeFilterFailed = "edge.filter_failed", 503, "a policy could not judge this, so it is refused";
     EdgeForbidden = "edge.forbidden", 403, "this route is not open to this token or origin";
+    EdgeNotFound = "edge.not_found", 404, "nothing is served under this address";
     OrderRejected = "order.rejected", 400, "the exchange's rules refuse this order";
     OrderUnknown = "order.unknown", 404, "there is no such open order";
 }

@@ -10,6 +10,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 mod duration;
+mod load;
+pub mod source;
+
+pub use load::load;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -137,7 +141,7 @@ pub struct Limits {
     pub sessions_max: u32,
     /// Open sessions from one client address; 0 for no limit.
     pub sessions_per_address_max: u32,
-    /// Handshakes under way at once.
+    /// Connections in the listener's care at once: handshakes under way, plain HTTP kept alive, HTTP/2 connections.
     pub handshakes_max: u32,
     /// Request head, in bytes.
     pub request_head_bytes_max: u32,

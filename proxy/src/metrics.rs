@@ -1,0 +1,281 @@
+//! What the edge counts. Labels come from enums, or from the names of routes and clusters in the configuration:
+//! never from users, symbols, channels or anything else that the network can choose.
+
+use std::sync::Arc;
+
+use bawaba_channels::close::CloseCode;
+use bawaba_channels::reason::Reason;
+use crate::counters::Counted;
+use crate::generation::Generation;
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// How a handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The WebSocket opened.
+    Opened,
+    /// It was refused, with a word.
+    Refused,
+    /// The request did not arrive in time.
+    TimedOut,
+    /// The client left, or TLS failed.
+    Failed,
+}
+
+impl Outcome {
+    /// The label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Which way a message went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    Inbound,
+    /// To the client.
+    Outbound,
+}
+
+impl Direction {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// Messages and bytes of one direction.
+#[derive(Clone)]
+pub struct Traffic {
+    messages: IntCounter,
+    bytes: IntCounter,
+}
+
+impl Traffic {
+    /// Counts at once what one read or write carried.
+    pub fn add(&self, messages: u64, bytes: u64) {
+        if messages > 0 {
+            self.messages.inc_by(messages);
+        }
+        self.bytes.inc_by(bytes);
+    }
+}
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    handshakes: IntCounterVec,
+    refusals: IntCounterVec,
+    closes: IntCounterVec,
+    sessions: IntGaugeVec,
+    http_requests: IntCounterVec,
+    /// From the accepted connection (or the request, where a connection carries several) to the answer.
+    pub connect_seconds: Histogram,
+    /// From a client.
+    pub inbound: Traffic,
+    /// To a client.
+    pub outbound: Traffic,
+    /// Connections in the listener's care.
+    pub connections: IntGauge,
+    /// The generation in force.
+    pub generation: IntGauge,
+    /// Generations that could not be built: the one before stays in force.
+    pub generation_failures: IntCounter,
+    /// 1 while the process drains.
+    pub draining: IntGauge,
+}
+
+/// One open session, counted under its route until dropped.
+pub struct OpenSession(IntGauge);
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    /// All at zero; every label that comes from an enum is there from the start, so that rates have a beginning.
+    pub fn new() -> Result<Arc<Self>, prometheus::Error> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok(counters)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let messages = counters("bawaba_messages_total", "WebSocket messages passed, by direction.", &["direction"])?;
+        let bytes = counters("bawaba_bytes_total", "WebSocket bytes passed, by direction.", &["direction"])?;
+        let traffic = |direction: Direction| Traffic {
+            messages: messages.with_label_values(&[direction.label()]),
+            bytes: bytes.with_label_values(&[direction.label()]),
+        };
+        let sessions = IntGaugeVec::new(Opts::new("bawaba_sessions", "Open sessions, by route."), &["route"])?;
+        registry.register(Box::new(sessions.clone()))?;
+        let connect_seconds = Histogram::with_opts(
+            HistogramOpts::new("bawaba_connect_seconds", "Time from request to answer of handshakes that opened.")
+                .buckets(vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0]),
+        )?;
+        registry.register(Box::new(connect_seconds.clone()))?;
+        let generation_failures =
+            IntCounter::new("bawaba_generation_failures_total", "Generations that could not be built.")?;
+        registry.register(Box::new(generation_failures.clone()))?;
+        let metrics = Self {
+            handshakes: counters("bawaba_handshakes_total", "Handshakes, by how they ended.", &["outcome"])?,
+            refusals: counters("bawaba_refusals_total", "Refusals, by their word.", &["reason"])?,
+            closes: counters("bawaba_closes_total", "Sessions closed by the edge, by close code.", &["code"])?,
+            http_requests: counters("bawaba_http_requests_total", "Plain HTTP requests passed, by status class.", &["status"])?,
+            inbound: traffic(Direction::Inbound),
+            outbound: traffic(Direction::Outbound),
+            connections: gauge("bawaba_connections", "Connections in the listener's care: handshakes, plain HTTP, HTTP/2.")?,
+            generation: gauge("bawaba_generation", "The generation in force.")?,
+            draining: gauge("bawaba_draining", "1 while the process drains.")?,
+            sessions,
+            connect_seconds,
+            generation_failures,
+            registry,
+        };
+        metrics.touch();
+        Ok(Arc::new(metrics))
+    }
+
+    fn touch(&self) {
+        for outcome in [Outcome::Opened, Outcome::Refused, Outcome::TimedOut, Outcome::Failed] {
+            self.handshakes.with_label_values(&[outcome.label()]);
+        }
+        for reason in Reason::ALL {
+            self.refusals.with_label_values(&[reason.word()]);
+        }
+        for (_, label, ..) in CloseCode::TABLE {
+            self.closes.with_label_values(&[*label]);
+        }
+    }
+
+    /// A handshake ended.
+    pub fn handshake(&self, outcome: Outcome) {
+        self.handshakes.with_label_values(&[outcome.label()]).inc();
+    }
+
+    /// Something was refused: a handshake or a request on an open session.
+    pub fn refused(&self, reason: Reason) {
+        self.refusals.with_label_values(&[reason.word()]).inc();
+    }
+
+    /// A session ended with this code.
+    pub fn closed(&self, code: CloseCode) {
+        self.closes.with_label_values(&[code.label()]).inc();
+    }
+
+    /// A session opened on `route`, which must be a name from the configuration.
+    pub fn session(&self, route: &str) -> OpenSession {
+        let gauge = self.sessions.with_label_values(&[route]);
+        gauge.inc();
+        OpenSession(gauge)
+    }
+
+    /// A plain HTTP request was answered.
+    pub fn http_request(&self, status: u16) {
+        let class = match status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "none",
+        };
+        self.http_requests.with_label_values(&[class]).inc();
+    }
+
+    /// Everything in Prometheus' text form.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be written");
+        }
+        text
+    }
+}
+
+/// What workers counted on the message path, in Prometheus' text form.
+pub fn write_counted(out: &mut Vec<u8>, counted: &Counted) {
+    let rows = [
+        ("bawaba_channel_messages_in_total", "Messages from clients of channel routes.", counted.messages_in),
+        ("bawaba_channel_messages_out_total", "Messages to clients of channel routes.", counted.messages_out),
+        ("bawaba_channel_bytes_in_total", "Bytes from clients of channel routes.", counted.bytes_in),
+        ("bawaba_channel_bytes_out_total", "Bytes to clients of channel routes.", counted.bytes_out),
+        ("bawaba_gaps_total", "Gap messages to slow readers.", counted.gaps),
+        ("bawaba_degraded_total", "Subscriptions moved to a slower rate.", counted.degraded),
+        ("bawaba_slow_total", "Sessions closed as slow.", counted.slow),
+        ("bawaba_judged_total", "Verdicts on public messages, one per cohort.", counted.judged),
+        ("bawaba_trunk_events_total", "Events from channel servers.", counted.trunk_events),
+        ("bawaba_trunks_lost_total", "Trunks lost.", counted.trunks_lost),
+        ("bawaba_sessions_moved_total", "Sessions moved to another generation's chain.", counted.moved),
+    ];
+    for (name, help, value) in rows {
+        head(out, name, help, "counter");
+        out.extend_from_slice(format!("{name} {value}\n").as_bytes());
+    }
+}
+
+fn head(out: &mut Vec<u8>, name: &str, help: &str, kind: &str) {
+    out.extend_from_slice(format!("# HELP {name} {help}\n# TYPE {name} {kind}\n").as_bytes());
+}
+
+/// What each filter's host counted. Filter names come from the configuration.
+pub fn write_filters(out: &mut Vec<u8>, generation: &Generation) {
+    type Field = fn(&bawaba_filter_host::FilterMetrics) -> u64;
+    let rows: [(&str, &str, &str, Field); 6] = [
+        ("bawaba_filter_calls_total", "Callbacks made.", "counter", |m| m.calls),
+        ("bawaba_filter_traps_total", "Callbacks that trapped.", "counter", |m| m.traps),
+        ("bawaba_filter_budget_exceeded_total", "Callbacks cut for CPU time.", "counter", |m| m.budget_exceeded),
+        ("bawaba_filter_memory_exceeded_total", "Callbacks cut for memory.", "counter", |m| m.memory_exceeded),
+        ("bawaba_filter_denied_total", "Messages refused for want of a verdict.", "counter", |m| m.denied),
+        ("bawaba_filter_vms", "VMs alive.", "gauge", |m| m.vms),
+    ];
+    for (name, help, kind, field) in rows {
+        head(out, name, help, kind);
+        for (filter, loaded) in &generation.filters {
+            let value = field(&loaded.filter.metrics());
+            out.extend_from_slice(format!("{name}{{filter=\"{filter}\"}} {value}\n").as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_enumerated_label_is_there_from_the_start() {
+        let metrics = Metrics::new().unwrap();
+        let text = String::from_utf8(metrics.text()).unwrap();
+        for reason in Reason::ALL {
+            assert!(text.contains(&format!("bawaba_refusals_total{{reason=\"{}\"}} 0", reason.word())), "{text}");
+        }
+        assert!(text.contains("bawaba_handshakes_total{outcome=\"timed_out\"} 0"));
+        assert!(text.contains("bawaba_closes_total{code=\"heartbeat\"} 0"));
+    }
+
+    #[test]
+    fn a_session_is_counted_while_it_is_open() {
+        let metrics = Metrics::new().unwrap();
+        let session = metrics.session("quotes");
+        assert!(String::from_utf8(metrics.text()).unwrap().contains("bawaba_sessions{route=\"quotes\"} 1"));
+        drop(session);
+        assert!(String::from_utf8(metrics.text()).unwrap().contains("bawaba_sessions{route=\"quotes\"} 0"));
+    }
+}
