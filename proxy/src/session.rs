@@ -16,6 +16,7 @@ use crate::answer;
 use crate::chain::{ChainStream, Ended, Facts, Headers, Refused, RouteChain};
 use crate::downstream::{HandshakeReply, Stream};
 use crate::hub::{NewSeat, unix_now};
+use crate::metrics::Outcome;
 use crate::worker::{Handoff, WorkerContext};
 
 /// How long a `welcome` waits for the phases of the market, when no trunk has brought them yet.
@@ -23,7 +24,8 @@ const MARKETS_WITHIN: Duration = Duration::from_millis(500);
 
 /// Serves one connection of a channel route.
 pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<RouteChain>) {
-    let Handoff { downstream, mut pre_read, context: connection, request, accept, sticky, .. } = handoff;
+    let Handoff { downstream, mut pre_read, context: connection, request, accept, sticky, permit, begun_at } = handoff;
+    let metrics = Arc::clone(&context.shared.metrics);
     let encoding = connection.encoding.unwrap_or(Encoding::Json);
     let facts = Facts::new(&connection, request.clone());
     let mut request = request;
@@ -31,6 +33,7 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
         Ok((stream, headers)) => (stream, opening(headers, connection.encoding)),
         Err(refused) => {
             let reply = refusal(&refused);
+            metrics.handshake(Outcome::Refused);
             tracing::info!(session = %connection.session, status = reply.status, "the chain refused a session");
             if let Err(error) = answer::answer(downstream, reply, &accept).await {
                 tracing::debug!(%error, "the client left before its answer");
@@ -42,10 +45,14 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
         Ok(Some(io)) => io,
         Ok(None) => return chain.close(stream),
         Err(error) => {
+            metrics.handshake(Outcome::Failed);
             tracing::debug!(session = %connection.session, %error, "the client left before its answer");
             return chain.close(stream);
         }
     };
+    metrics.handshake(Outcome::Opened);
+    metrics.connect_seconds.observe(begun_at.elapsed().as_secs_f64());
+    let counted = metrics.session(chain.route().name());
     let place = context.next_session();
     let sid = connection.sid.clone().map(|sid| [connection.tenant.clone(), connection.user.clone(), sid]);
     if let Some(old) = sid.as_ref().and_then(|sid| context.shared.sids.enter(sid, place)) {
@@ -101,6 +108,7 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
         context.shared.sids.leave(sid, place);
     }
     tracing::info!(session = %session.session, ?gone, age_s = opened_at.elapsed().as_secs(), "session closed");
+    drop((counted, permit));
 }
 
 /// Runs a handshake through a chain: the request, then the answer to it. The headers are the answer's, without
@@ -136,7 +144,7 @@ fn opening(mut headers: Headers, selected: Option<Encoding>) -> HandshakeReply {
     HandshakeReply { status: 101, headers, body: bytes::Bytes::new() }
 }
 
-fn refusal(refused: &Refused) -> HandshakeReply {
+pub(crate) fn refusal(refused: &Refused) -> HandshakeReply {
     match refused {
         Refused::Response { status, headers, body } => {
             let mut headers: Headers = headers

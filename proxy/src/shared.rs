@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::generation::Generation;
+use crate::metrics::Metrics;
 use crate::sticky::Signer;
 
 /// What a verified token says; see [`crate::context::ConnectionContext`].
@@ -41,6 +42,8 @@ pub struct Shared {
     pub sticky: Signer,
     /// Verifies tokens.
     pub verify: Verify,
+    /// Counts what happens.
+    pub metrics: Arc<Metrics>,
     /// Whether the process is draining.
     pub drain: watch::Sender<Drain>,
     /// Newest session of each (tenant, user, sid).
@@ -53,13 +56,19 @@ pub struct Shared {
 
 impl Shared {
     /// With its first generation.
-    pub fn new(config: Arc<Config>, verify: Verify, first: Generation) -> Result<Arc<Self>, String> {
+    pub fn new(
+        config: Arc<Config>,
+        verify: Verify,
+        metrics: Arc<Metrics>,
+        first: Generation,
+    ) -> Result<Arc<Self>, String> {
         let sticky = Signer::new(config.sticky.key_file.as_deref())?;
         let number = first.number;
         Ok(Arc::new(Self {
             config,
             sticky,
             verify,
+            metrics,
             drain: watch::channel(Drain::Serving).0,
             sids: Sids::default(),
             reloads: Reloads::default(),

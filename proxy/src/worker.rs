@@ -21,11 +21,12 @@ use crate::context::ConnectionContext;
 use crate::counters::{Counted, Counters};
 use crate::downstream::Downstream;
 use crate::drain::Drain;
+use crate::limits::SessionPermit;
 use crate::generation::{Generation, Target};
 use crate::hub::{Hub, SeatKey};
 use crate::jitter::Jitter;
 use crate::shared::{SessionPlace, Shared};
-use crate::{session, trunk};
+use crate::{relay, session, trunk};
 
 /// Handshakes that wait for one worker before it is full.
 const HANDOFFS_MAX: usize = 1024;
@@ -51,6 +52,10 @@ pub struct Handoff {
     pub accept: String,
     /// The sticky token that the client presented (`?resume=`), not yet verified.
     pub sticky: Option<String>,
+    /// The session's place among `limits.sessions_max`: held until the session ends.
+    pub permit: SessionPermit,
+    /// When the client began to ask, for `bawaba_connect_seconds`.
+    pub begun_at: Instant,
 }
 
 /// What others ask of a worker.
@@ -192,6 +197,8 @@ pub struct WorkerContext {
     pub workers: Arc<Workers>,
     /// Sessions of channel routes, and all that they follow.
     pub(crate) hub: RefCell<Hub>,
+    /// Sessions of relay routes, by number.
+    pub(crate) relays: RefCell<BTreeMap<u64, Rc<relay::Control>>>,
     /// Woken when a trunk brought phases of a market.
     pub(crate) markets_known: Notify,
     generation: RefCell<Arc<Generation>>,
@@ -221,6 +228,7 @@ impl WorkerContext {
             shared,
             workers,
             hub,
+            relays: RefCell::default(),
             markets_known: Notify::new(),
             generation,
             chains: RefCell::default(),
@@ -292,14 +300,49 @@ impl WorkerContext {
         let chains: Vec<Rc<RouteChain>> = self.chains.borrow().values().cloned().collect();
         let mut hub = self.hub.borrow_mut();
         for chain in &chains {
-            hub.tick_chain(chain, now);
+            match chain.route().target {
+                Target::Channel(_) => hub.tick_chain(chain, now),
+                Target::Relay { .. } => self.tick_relays(chain, now),
+            }
         }
         hub.sweep(now);
+        let unix = crate::hub::unix_now();
+        for relay in self.relays.borrow().values() {
+            relay.sweep(now, unix, &self.shared.config.timeouts);
+        }
+    }
+
+    /// Runs the timers of a relay route's filters, and ends the sessions that they closed.
+    fn tick_relays(&self, chain: &RouteChain, now: Instant) {
+        for token in chain.tick(now) {
+            for relay in self.relays.borrow().values().filter(|relay| relay.is(token)) {
+                relay.close(CloseCode::POLICY, "a policy ended the session");
+            }
+        }
+    }
+
+    fn close_session(&self, number: u64, code: CloseCode, reason: &'static str) {
+        if let Some(relay) = self.relays.borrow().get(&number) {
+            return relay.close(code, reason);
+        }
+        self.hub.borrow_mut().close_number(number, code, reason);
+    }
+
+    fn list(&self, max: usize) -> Vec<SessionSummary> {
+        let mut all = self.hub.borrow().list(max);
+        let relays = self.relays.borrow();
+        let left = max - all.len();
+        all.extend(relays.values().take(left).map(|relay| relay.summary.clone()));
+        all
     }
 
     fn begin_drain(&self, jitter: &mut Jitter) {
         if let Drain::Draining { window, .. } = *self.shared.drain.borrow() {
             self.hub.borrow_mut().drain(window, jitter);
+            // What travels on a relay is not ours: no `drain` message, only the paced close.
+            for relay in self.relays.borrow().values() {
+                relay.close_at(Instant::now() + jitter.up_to(window * 4 / 5));
+            }
         }
     }
 }
@@ -322,9 +365,9 @@ async fn run(context: Rc<WorkerContext>, mut inbox: Inbox) {
                 });
             }
             Some(command) = inbox.commands.recv() => match command {
-                Command::Close { number, code, reason } => context.hub.borrow_mut().close_number(number, code, reason),
+                Command::Close { number, code, reason } => context.close_session(number, code, reason),
                 // Whoever asked may have gone.
-                Command::List { max, reply } => drop(reply.send(context.hub.borrow().list(max))),
+                Command::List { max, reply } => drop(reply.send(context.list(max))),
             },
             Ok(()) = generations.changed() => context.move_to_newest(),
             Ok(()) = drain.changed() => context.begin_drain(&mut jitter),
@@ -357,8 +400,10 @@ async fn serve(context: &Rc<WorkerContext>, handoff: Handoff) {
         _ if context.shared.is_draining() => Reason::EdgeDraining,
         Some(chain) => match chain.route().target {
             Target::Channel(_) => return session::serve(context, handoff, chain).await,
-            // The relay station comes with the listener's half of the edge.
-            Target::Relay { .. } => Reason::EdgeNoEndpoint,
+            Target::Relay { ref cluster, .. } => {
+                let cluster = Arc::clone(cluster);
+                return relay::serve(context, handoff, chain, cluster).await;
+            }
         },
         None => Reason::EdgeNoEndpoint,
     };
