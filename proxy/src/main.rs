@@ -1,25 +1,147 @@
-//! See the crate description.
+//! `bawaba`: the edge, and the commands that people use with it.
 
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(missing_docs, unreachable_pub, reason = "a binary: nothing here is anybody's API")]
 
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod admin;
 mod answer;
 mod chain;
+mod check;
 mod cluster;
 mod config;
+mod connect;
 mod context;
 mod control;
 mod counters;
+mod demo;
 mod downstream;
 mod drain;
 mod generation;
+mod handshake;
 mod health;
 mod hub;
+mod identity;
 mod jitter;
+mod limits;
+mod listener;
+mod metrics;
 mod outbox;
+mod passthrough;
+mod refusal;
+mod relay;
+mod route;
+mod serve;
 mod session;
 mod shared;
 mod sticky;
+mod token;
 mod trunk;
+mod upstream;
 mod worker;
 
-fn main() {}
+/// A WebSocket edge for market data and trading.
+#[derive(Parser)]
+#[command(name = "bawaba", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the edge.
+    Serve {
+        /// The configuration (TOML).
+        file: PathBuf,
+    },
+    /// Say everything that is wrong with a configuration, with line, column and what to do.
+    Check {
+        /// The configuration (TOML).
+        file: PathBuf,
+    },
+    /// Run an edge with simulated EGX and ADX behind it, and print how to try it.
+    Demo(demo::Arguments),
+    /// Mint and inspect development tokens.
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Subscribe from a terminal and watch.
+    Connect(connect::Arguments),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve { file } => {
+            log_to_stderr("info");
+            serve::run(&file, |_| {})
+        }
+        Command::Check { file } => return checked(&file),
+        Command::Demo(arguments) => {
+            log_to_stderr("warn");
+            demo::run(&arguments)
+        }
+        Command::Token(command) => token::run(&command),
+        Command::Connect(arguments) => watch(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say_error(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn watch(arguments: &connect::Arguments) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(connect::run(arguments))?)
+}
+
+/// Facts for machines and people, on standard error; `BAWABA_LOG` says how much (`info`, `bawaba=debug`, …).
+fn log_to_stderr(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BAWABA_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let json = std::env::var_os("BAWABA_LOG_FORMAT").is_some_and(|format| format == "json");
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { builder.json().init() } else { builder.init() }
+}
+
+#[expect(clippy::print_stderr, reason = "a command's last words")]
+fn say_error(text: &str) {
+    eprintln!("bawaba: {text}");
+}
+
+#[expect(clippy::print_stdout, reason = "what the command is for")]
+fn checked(file: &std::path::Path) -> ExitCode {
+    let problems = match config::load(file) {
+        Ok(loaded) => loaded.warnings,
+        Err(problems) => {
+            for problem in &problems {
+                println!("{problem}");
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    for warning in &problems {
+        println!("{warning}");
+    }
+    // What only building it can show: modules that load, settings that filters take, keys that can be read.
+    let built = config::load(file)
+        .map_err(|_| anyhow::anyhow!("the file changed meanwhile"))
+        .and_then(|loaded| Ok(generation::Generation::build(std::sync::Arc::new(loaded.config), None)?));
+    match built {
+        Ok(generation) => {
+            let (routes, filters) = (generation.routes.len(), generation.filters.len());
+            println!("{}: right: {routes} routes, {filters} filters", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{}: {error:#}", file.display());
+            ExitCode::FAILURE
+        }
+    }
+}
