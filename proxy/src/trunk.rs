@@ -8,8 +8,6 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bawaba_channels::claims::{Claims, ROLE_EDGE};
 use bawaba_channels::frame::{self, Decoder, Opcode, Sender};
 use bawaba_channels::message::{Assembler, Message};
@@ -21,12 +19,11 @@ use tokio::time::timeout;
 use crate::cluster::{Cluster, Endpoint, State};
 use crate::hub::LaneKey;
 use crate::jitter::Jitter;
+use crate::upstream::{Ask, shake_hands};
 use crate::worker::WorkerContext;
 
 /// Largest message from a server: the answer to a subscription to every symbol of an exchange.
 const MESSAGE_BYTES_MAX: u32 = 4 << 20;
-/// Longest answer to our handshake.
-const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// First and longest pause between attempts while no endpoint takes us.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
@@ -102,10 +99,6 @@ async fn open(
 ) -> io::Result<(TcpStream, Vec<u8>)> {
     let mut socket = TcpStream::connect(&endpoint.address).await?;
     socket.set_nodelay(true)?;
-    let mut nonce = [0; 16];
-    nonce[..8].copy_from_slice(&jitter.next_u64().to_ne_bytes());
-    nonce[8..].copy_from_slice(&jitter.next_u64().to_ne_bytes());
-    let key = STANDARD.encode(nonce);
     let credential = match &cluster.token {
         Some(token) => format!("authorization: Bearer {token}"),
         None => {
@@ -114,58 +107,14 @@ async fn open(
             format!("{CLAIMS_HEADER}: {}", claims.to_header())
         }
     };
-    let request = format!(
-        "GET {} HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
-         sec-websocket-key: {key}\r\nsec-websocket-protocol: {SUBPROTOCOL_PROTO}\r\n{credential}\r\n\r\n",
-        cluster.settings.path, endpoint.address
-    );
-    socket.write_all(request.as_bytes()).await?;
-    let mut head = Vec::with_capacity(1024);
-    let end = loop {
-        if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end + 4;
-        }
-        if head.len() > HEAD_BYTES_MAX {
-            return Err(io::Error::other("the answer to the handshake is too long"));
-        }
-        if socket.read_buf(&mut head).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+    let ask = Ask {
+        host: &endpoint.address,
+        path: &cluster.settings.path,
+        subprotocol: SUBPROTOCOL_PROTO,
+        credential: &credential,
     };
-    let early = head.split_off(end);
-    check(&head, &key)?;
+    let early = shake_hands(&mut socket, &ask, jitter).await?;
     Ok((socket, early))
-}
-
-/// Whether the answer to the handshake is the right one (RFC 6455, 4.1).
-fn check(head: &[u8], key: &str) -> io::Result<()> {
-    let head = String::from_utf8_lossy(head);
-    let mut lines = head.split("\r\n");
-    let status = lines.next().unwrap_or_default();
-    if status.split(' ').nth(1) != Some("101") {
-        return Err(io::Error::other(format!(
-            "the server answered \"{}\"",
-            status.chars().take(80).collect::<String>()
-        )));
-    }
-    let headers: Vec<(String, &str)> = lines
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim()))
-        .collect();
-    let has = |name: &str, value: &str| headers.iter().any(|(known, found)| known == name && *found == value);
-    if !has("sec-websocket-accept", &accept(key)) {
-        return Err(io::Error::other("sec-websocket-accept is wrong: no WebSocket server"));
-    }
-    if !has("sec-websocket-protocol", SUBPROTOCOL_PROTO) {
-        return Err(io::Error::other("the server did not select tradsys.v3.proto"));
-    }
-    Ok(())
-}
-
-fn accept(key: &str) -> String {
-    use sha1::{Digest, Sha1};
-    let digest = Sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"));
-    STANDARD.encode(digest)
 }
 
 /// Carries messages until the trunk ends.
@@ -298,22 +247,5 @@ impl Reader {
             self.buffer = Vec::with_capacity(64 * 1024);
         }
         Ok(events)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_right_answer_to_the_handshake_is_taken() {
-        // RFC 6455, 1.3.
-        let key = "dGhlIHNhbXBsZSBub25jZQ==";
-        let good = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
-                    Sec-WebSocket-Protocol: tradsys.v3.proto\r\n\r\n";
-        assert!(check(good.as_bytes(), key).is_ok());
-        for (from, to) in [("101", "503"), ("s3pP", "s3pQ"), ("v3.proto", "v3.json")] {
-            assert!(check(good.replace(from, to).as_bytes(), key).is_err(), "{to}");
-        }
     }
 }

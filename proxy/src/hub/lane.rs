@@ -45,7 +45,7 @@ pub(crate) enum InFlight {
     /// All symbols were asked for, on behalf of a pending subscription.
     Wildcard(u64),
     /// An order.
-    Order(InFlightOrder),
+    Order(Box<InFlightOrder>),
 }
 
 /// See the module.
@@ -61,7 +61,7 @@ pub(crate) struct Lane {
     pub(crate) wanted: Vec<usize>,
     pub(crate) in_flight: HashMap<u64, InFlight>,
     /// Orders that wait for a connection.
-    pub(crate) resend: VecDeque<InFlightOrder>,
+    pub(crate) resend: VecDeque<Box<InFlightOrder>>,
     /// Pending subscriptions to all symbols that wait for a connection.
     pub(crate) wildcards: Vec<u64>,
     pub(crate) out: Vec<u8>,

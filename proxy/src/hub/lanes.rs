@@ -99,7 +99,7 @@ impl Hub {
         lane.out.clear();
         lane.in_flight.clear();
         lane.wanted = lane.sources.clone();
-        let resend: Vec<InFlightOrder> = lane.resend.drain(..).collect();
+        let resend: Vec<Box<InFlightOrder>> = lane.resend.drain(..).collect();
         let wildcards = std::mem::take(&mut lane.wildcards);
         self.send_wanted(key.index);
         for pending in wildcards {

@@ -66,12 +66,12 @@ impl Hub {
         }
         let seat = &mut self.seats[index];
         seat.waiting += 1;
-        let order = InFlightOrder {
+        let order = Box::new(InFlightOrder {
             seat: SeatKey { index, serial: seat.serial },
             id,
             deadline: Instant::now() + ANSWER_WITHIN,
             order: request.clone(),
-        };
+        });
         if at.connected {
             at.send(Request::Order(request), Some(InFlight::Order(order)));
         } else {

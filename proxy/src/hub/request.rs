@@ -3,7 +3,6 @@
 //! The edge plays the server behind the chain: it answers Ping with Pong and Close with Close, through the chain's
 //! way back, as any server would.
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,8 +17,8 @@ use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{CLAIMS_HEADER, Encoding, ErrorEvent, Event, Pong, Refresh, Refreshed, Request};
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::Hub;
 use super::seat::SeatKey;
-use super::{BATCH_BYTES_MAX, Hub};
 use crate::chain::{Ended, Facts, Headers, Refused};
 use crate::context::ConnectionContext;
 
@@ -30,7 +29,7 @@ const WAITING_MAX: usize = 64;
 /// Reads of one session before others get their turn.
 const READS_MAX: usize = 4;
 /// Largest message that comes out of a chain.
-const CHAIN_MESSAGE_BYTES_MAX: u32 = 1 << 20;
+pub(super) const CHAIN_MESSAGE_BYTES_MAX: u32 = 1 << 20;
 
 /// How a session's socket ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,7 +237,7 @@ impl Hub {
         }
     }
 
-    fn unreadable(&mut self, index: usize) {
+    pub(super) fn unreadable(&mut self, index: usize) {
         self.stream_ended(index, &Ended::Failed("it sent half a frame".into()));
     }
 
@@ -342,124 +341,6 @@ impl Hub {
                 self.refuse(index, request.id, reason, text);
             }
         }
-    }
-
-    /// Sends an event to one session, through the chain's way back.
-    pub(super) fn send(&mut self, index: usize, event: &Event) {
-        self.send_frames(index, super::feed::encode(self.seats[index].encoding, event).into());
-    }
-
-    /// As [`Self::send`], for `subscribed`: the symbols that the chain left among the accepted.
-    pub(super) fn send_answer(&mut self, index: usize, event: &Event, id: Option<u64>) -> BTreeSet<String> {
-        let encoding = self.seats[index].encoding;
-        let mut frames: Vec<u8> = super::feed::encode(encoding, event).into();
-        if !self.judge_outbound(index, &mut frames) {
-            return BTreeSet::new();
-        }
-        let mut left = BTreeSet::new();
-        let mut read = frames.clone();
-        let (mut decoder, mut assembler, mut at) =
-            (Decoder::new(Sender::Server, CHAIN_MESSAGE_BYTES_MAX), Assembler::new(), 0);
-        while let Ok(Some(frame)) = decoder.decode(&mut read[at..]) {
-            at += frame.header.frame_len();
-            let payload = match assembler.push(frame) {
-                Ok(Some(Message::Text(text))) => text.as_bytes(),
-                Ok(Some(Message::Binary(bytes))) => bytes,
-                _ => continue,
-            };
-            if let Ok(Event::Subscribed(answer)) = Event::decode(encoding, payload)
-                && answer.id == id
-            {
-                left.extend(answer.accepted.into_iter().map(|accepted| accepted.symbol));
-            }
-            if at >= read.len() {
-                break;
-            }
-        }
-        self.put_frames(index, &frames);
-        left
-    }
-
-    pub(super) fn send_frames(&mut self, index: usize, mut frames: Vec<u8>) {
-        if self.judge_outbound(index, &mut frames) {
-            self.put_frames(index, &frames);
-        }
-    }
-
-    /// Runs frames through the session's own stream; false if it ended.
-    fn judge_outbound(&mut self, index: usize, frames: &mut Vec<u8>) -> bool {
-        let seat = &mut self.seats[index];
-        if seat.closing.is_some() {
-            return false;
-        }
-        let Some(stream) = &mut seat.stream else { return false };
-        match seat.chain.outbound(stream, frames) {
-            Ok(()) => true,
-            Err(ended) => {
-                self.stream_ended(index, &ended);
-                false
-            }
-        }
-    }
-
-    /// Puts judged frames into the outbox; a Close among them is the last.
-    fn put_frames(&mut self, index: usize, frames: &[u8]) {
-        let mut decoder = Decoder::new(Sender::Server, CHAIN_MESSAGE_BYTES_MAX);
-        let mut at = 0;
-        let mut closes = None;
-        while at < frames.len() {
-            let Ok(Some(header)) = decoder.peek(&frames[at..]) else { return self.unreadable(index) };
-            decoder.take(&header);
-            let end = at + header.frame_len();
-            if end > frames.len() {
-                return self.unreadable(index);
-            }
-            if header.opcode == Opcode::Close {
-                closes = Some(
-                    frame::parse_close(&frames[at + header.header_len..end])
-                        .ok()
-                        .flatten()
-                        .map_or(CloseCode::POLICY, |(code, _)| code),
-                );
-                at = end;
-                break;
-            }
-            self.counters.add_messages_out(1);
-            at = end;
-        }
-        self.seats[index].outbox.direct().extend_from_slice(&frames[..at]);
-        self.mark_dirty(index);
-        if let Some(code) = closes {
-            self.close_written(index, code);
-        }
-        let limit = self.shared.config.limits.outbox_bytes_max as usize + BATCH_BYTES_MAX;
-        if self.seats[index].outbox.waiting_bytes() > limit && self.seats[index].closing.is_none() {
-            self.close_slow(index);
-        }
-    }
-
-    /// The chain ended a session's stream: nothing more is judged, so nothing more may pass.
-    pub(super) fn stream_ended(&mut self, index: usize, ended: &Ended) {
-        tracing::warn!(session = %self.seats[index].context.session, ?ended, "the chain ended a session");
-        let seat = &mut self.seats[index];
-        if let Some(stream) = seat.stream.take() {
-            seat.chain.close(stream);
-        }
-        match ended {
-            Ended::Failed(_) => self.close(index, CloseCode::INTERNAL, "edge.filter_failed: a policy could not judge"),
-            Ended::Closed(_) => self.close(index, CloseCode::POLICY, "closed by a policy"),
-        }
-    }
-
-    pub(super) fn refuse(&mut self, index: usize, id: Option<u64>, reason: Reason, text: String) {
-        let error = ErrorEvent { id, code: reason.word().into(), reason: text, retry_after_ms: None };
-        self.send(index, &Event::Error(error));
-    }
-
-    pub(super) fn refuse_for_now(&mut self, index: usize, id: Option<u64>, reason: Reason) {
-        let error =
-            ErrorEvent { id, code: reason.word().into(), reason: reason.sentence().into(), retry_after_ms: Some(1000) };
-        self.send(index, &Event::Error(error));
     }
 }
 
