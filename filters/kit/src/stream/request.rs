@@ -110,7 +110,7 @@ impl<P: Policy> Core<P> {
         let mut message = Message::read(self.encoding, payload, self.stamp);
         if message.kind() == Kind::Unreadable || (self.encoding == Some(Encoding::Json) && !is_strict_json(payload)) {
             // Not for the backend to read after all, in a way that no policy judged.
-            let refusal = Refusal::new(Reason::ProtocolMalformed);
+            let refusal = explained(Refusal::new(Reason::ProtocolMalformed), &message);
             return self.refuse(&reply::error(message.id(), &refusal), out);
         }
         let verdict = policy.inbound(&self.session, &mut self.memory, &mut message);
@@ -121,7 +121,10 @@ impl<P: Policy> Core<P> {
         match verdict {
             Verdict::Pass => self.pass(&message, opcode, rebuilt, out),
             Verdict::Drop => Fate::Gone,
-            Verdict::Refuse(refusal) => self.refuse(&reply::error(message.id(), &refusal), out),
+            Verdict::Refuse(refusal) => {
+                let refusal = explained(refusal, &message);
+                self.refuse(&reply::error(message.id(), &refusal), out)
+            }
             Verdict::Close(code, reason) => {
                 self.close_both(code, &reason, out);
                 Fate::Ends
@@ -174,4 +177,15 @@ impl<P: Policy> Core<P> {
 /// Requests are few: let the full parser have the last word on what is JSON.
 fn is_strict_json(payload: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok()
+}
+
+/// What is wrong with a message and where, for a refusal that only says that something is.
+fn explained(refusal: Refusal, message: &Message<'_>) -> Refusal {
+    if refusal.reason != Reason::ProtocolMalformed || refusal.detail.is_some() {
+        return refusal;
+    }
+    match message.request() {
+        Err(malformed) => refusal.detail(malformed.detail),
+        Ok(_) => refusal,
+    }
 }
