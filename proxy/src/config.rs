@@ -372,3 +372,20 @@ pub struct Relay {
     #[serde(default)]
     pub http: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every configuration that an operator can copy out of the documentation has the right form.
+    #[test]
+    fn the_documents_show_configurations_that_can_be_read() {
+        let text = include_str!("../../docs/operate.md");
+        let blocks: Vec<&str> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(blocks.len() >= 2);
+        for block in blocks {
+            let read: Result<Config, _> = toml::from_str(block);
+            assert!(read.is_ok(), "{}\n{block}", read.unwrap_err());
+        }
+    }
+}
