@@ -37,8 +37,9 @@ pub struct Bound {
 impl Bound {
     /// Binds.
     pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("the admin listener cannot listen on {address}"))?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("the admin listener cannot listen on {address}"))?;
         Ok(Self { address: listener.local_addr()?, listener })
     }
 
@@ -82,7 +83,9 @@ impl ServeHttp for Admin {
 impl Admin {
     async fn answer(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
         let allowed = match path {
-            "/" | "/livez" | "/readyz" | "/metrics" | "/sessions" | "/endpoints" | "/filters" | "/generation" => Method::GET,
+            "/" | "/livez" | "/readyz" | "/metrics" | "/sessions" | "/endpoints" | "/filters" | "/generation" => {
+                Method::GET
+            }
             "/drain" => Method::POST,
             _ => return text(StatusCode::NOT_FOUND, "no such page; GET / lists them\n"),
         };

@@ -85,7 +85,11 @@ impl Checker<'_> {
     fn edge(&mut self) {
         let format = &self.config.edge.log_format;
         if !["json", "text"].contains(&format.as_str()) {
-            self.error_with(at!["edge", "log_format"], format!("unknown log format \"{format}\""), "write \"text\" or \"json\"");
+            self.error_with(
+                at!["edge", "log_format"],
+                format!("unknown log format \"{format}\""),
+                "write \"text\" or \"json\"",
+            );
         }
         if self.config.edge.name.is_empty() {
             self.error(at!["edge", "name"], "the edge's name is empty");
@@ -96,7 +100,11 @@ impl Checker<'_> {
     fn listeners(&mut self) {
         let config = self.config;
         if config.listener.is_empty() {
-            self.error_with(at!["listener"], "there is no listener", "add [[listener]] with address = \"127.0.0.1:8080\"");
+            self.error_with(
+                at!["listener"],
+                "there is no listener",
+                "add [[listener]] with address = \"127.0.0.1:8080\"",
+            );
         }
         for (index, listener) in config.listener.iter().enumerate() {
             let earlier = config.listener[..index].iter().any(|other| other.address == listener.address);
@@ -257,7 +265,10 @@ impl Checker<'_> {
         }
         let health = &cluster.health;
         if !health.path.is_empty() && !health.path.starts_with('/') {
-            self.error(at!["cluster", name, "health", "path"], format!("\"{}\" is no path: it must begin with /", health.path));
+            self.error(
+                at!["cluster", name, "health", "path"],
+                format!("\"{}\" is no path: it must begin with /", health.path),
+            );
         }
         self.positive(at!["cluster", name, "health", "interval"], health.interval);
         self.positive(at!["cluster", name, "health", "timeout"], health.timeout);
@@ -274,7 +285,8 @@ impl Checker<'_> {
     fn filter(&mut self, name: &str, filter: &Filter) {
         self.module(name, filter);
         let stem = filter.module.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let guarded = NEVER_ALLOWED_TO_FAIL.iter().find(|guarded| [name, stem].iter().any(|part| is_policy(part, guarded)));
+        let guarded =
+            NEVER_ALLOWED_TO_FAIL.iter().find(|guarded| [name, stem].iter().any(|part| is_policy(part, guarded)));
         if let (Some(guarded), OnFailure::Allow) = (guarded, filter.on_failure) {
             self.error_with(
                 at!["filter", name, "on_failure"],
@@ -289,14 +301,19 @@ impl Checker<'_> {
             if let Some(bytes) = self.file(at!["filter", name, "settings_file"], settings_file)
                 && let Err(error) = serde_json::from_slice::<serde_json::Value>(&bytes)
             {
-                self.error(at!["filter", name, "settings_file"], format!("{} is no JSON: {error}", settings_file.display()));
+                self.error(
+                    at!["filter", name, "settings_file"],
+                    format!("{} is no JSON: {error}", settings_file.display()),
+                );
             }
         }
         self.positive(at!["filter", name, "callback_budget"], filter.callback_budget);
         if !(WASM_PAGE_BYTES..=WASM_MEMORY_BYTES_MAX).contains(&filter.memory_bytes_max) {
             self.error(
                 at!["filter", name, "memory_bytes_max"],
-                format!("memory_bytes_max must lie between {WASM_PAGE_BYTES} (one page) and {WASM_MEMORY_BYTES_MAX} (4 GiB)"),
+                format!(
+                    "memory_bytes_max must lie between {WASM_PAGE_BYTES} (one page) and {WASM_MEMORY_BYTES_MAX} (4 GiB)"
+                ),
             );
         }
     }
@@ -345,7 +362,10 @@ impl Checker<'_> {
         if let Some(earlier) = earlier {
             self.warning(
                 at!["route", index, "path"],
-                format!("route \"{}\" is never taken: \"{}\" above it answers everything that it would", route.name, earlier.name),
+                format!(
+                    "route \"{}\" is never taken: \"{}\" above it answers everything that it would",
+                    route.name, earlier.name
+                ),
                 "the first route that matches is taken: put the narrower one first",
             );
         }
@@ -424,7 +444,11 @@ impl Checker<'_> {
             used.extend(route.relay.iter().map(|relay| (relay.cluster.as_str(), ())));
         }
         for name in config.cluster.keys().filter(|name| !used.contains_key(name.as_str())) {
-            self.warning(at!["cluster", name], format!("no route leads to cluster \"{name}\""), "remove it, or name it in a route");
+            self.warning(
+                at!["cluster", name],
+                format!("no route leads to cluster \"{name}\""),
+                "remove it, or name it in a route",
+            );
         }
         for name in config.filter.keys() {
             if !config.route.iter().any(|route| route.filters.contains(name)) {
@@ -472,11 +496,14 @@ fn is_host_and_port(endpoint: &str) -> bool {
 
 fn is_origin(origin: &str) -> bool {
     origin.parse::<http::Uri>().is_ok_and(|uri| {
-        uri.scheme().is_some() && uri.authority().is_some() && uri.path() == "/" && !origin.ends_with('/') && uri.query().is_none()
+        uri.scheme().is_some()
+            && uri.authority().is_some()
+            && uri.path() == "/"
+            && !origin.ends_with('/')
+            && uri.query().is_none()
     })
 }
 
 fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs_f64())
 }
-

@@ -109,12 +109,7 @@ fn free(wanted: SocketAddr) -> anyhow::Result<SocketAddr> {
     Ok(bound.with_context(|| format!("nothing can be bound on {}", wanted.ip()))?.local_addr()?)
 }
 
-fn configuration(
-    listen: SocketAddr,
-    admin: SocketAddr,
-    filters: &Path,
-    endpoints: &[(&str, SocketAddr)],
-) -> String {
+fn configuration(listen: SocketAddr, admin: SocketAddr, filters: &Path, endpoints: &[(&str, SocketAddr)]) -> String {
     let of = |exchange: &str| {
         let all: Vec<String> =
             endpoints.iter().filter(|(e, _)| *e == exchange).map(|(_, address)| format!("\"{address}\"")).collect();
@@ -203,9 +198,7 @@ fn print_guide(
         println!("{exchange}    {address} (pid {}; prices are simulated, round the clock)", server.id());
     }
     println!("\ntoken of an unscreened user:\n{plain}");
-    println!(
-        "\ntoken of a user screened by board EGX33, with its launch list of June 2024 (historical):\n{screened}"
-    );
+    println!("\ntoken of a user screened by board EGX33, with its launch list of June 2024 (historical):\n{screened}");
     println!("\nwatch without screening:\n{}", watch(plain, "ABUK,COMI,EAST"));
     println!("\nwatch screened (ABUK flows; COMI and EAST are refused):\n{}", watch(screened, "ABUK,COMI,EAST"));
     println!("\nfrom a browser or wscat: {url}?token=TOKEN with subprotocol tradsys.v3.json");

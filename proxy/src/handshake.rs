@@ -195,7 +195,9 @@ fn read_http1(parts: &Parts) -> Result<String, Refusal> {
 
 fn read_http2(parts: &Parts) -> Result<String, Refusal> {
     if parts.method != Method::CONNECT {
-        return Err(malformed("over HTTP/2 a WebSocket begins with an extended CONNECT").status(405).header("allow", "CONNECT"));
+        return Err(malformed("over HTTP/2 a WebSocket begins with an extended CONNECT")
+            .status(405)
+            .header("allow", "CONNECT"));
     }
     if parts.headers.contains_key("content-length") {
         return Err(malformed("a request for a WebSocket has no body"));
@@ -376,4 +378,3 @@ pub fn forwarded_for(headers: &HeaderMap, client: SocketAddr) -> String {
     all.push(&client);
     all.join(", ")
 }
-

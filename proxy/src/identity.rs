@@ -167,9 +167,7 @@ fn admit(token: &str, claims: serde_json::Value) -> Result<Verified, Rejected> {
 
 fn explain(kind: &ErrorKind) -> Rejected {
     match kind {
-        ErrorKind::ExpiredSignature => {
-            Rejected { reason: Reason::AuthExpired, detail: Reason::AuthExpired.sentence() }
-        }
+        ErrorKind::ExpiredSignature => Rejected { reason: Reason::AuthExpired, detail: Reason::AuthExpired.sentence() },
         ErrorKind::ImmatureSignature => invalid("the token is not valid yet (nbf)"),
         ErrorKind::InvalidIssuer => invalid("the token's issuer is not taken here (iss)"),
         ErrorKind::InvalidAudience => invalid("the token is for another audience (aud)"),
@@ -255,8 +253,7 @@ fn load_jwks(settings: &config::Identity, file: &Path) -> Result<Vec<VerifyingKe
             continue;
         }
         let algorithm = jwk_algorithm(jwk).map_err(|why| format!("{shown}: key {}: {why}", index + 1))?;
-        let decoding =
-            DecodingKey::from_jwk(jwk).map_err(|error| format!("{shown}: key {}: {error}", index + 1))?;
+        let decoding = DecodingKey::from_jwk(jwk).map_err(|error| format!("{shown}: key {}: {error}", index + 1))?;
         keys.push(VerifyingKey {
             kid: jwk.common.key_id.clone(),
             key: decoding,
@@ -295,4 +292,3 @@ fn jwk_algorithm(jwk: &Jwk) -> Result<Algorithm, &'static str> {
         Some(_) => Err("its alg is not taken here: HS256, RS256, ES256 or EdDSA, fitting its kind"),
     }
 }
-

@@ -17,12 +17,6 @@ impl Jitter {
         Self(u64::from_ne_bytes(seed))
     }
 
-    /// With a fixed seed, for tests.
-    #[cfg(test)]
-    pub const fn seeded(seed: u64) -> Self {
-        Self(seed)
-    }
-
     /// The next number.
     pub const fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);

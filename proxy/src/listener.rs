@@ -68,8 +68,10 @@ pub struct Bound {
 impl Bound {
     /// Binds as configured. Must run inside a tokio runtime.
     pub fn bind(settings: &config::Listener) -> Result<Self, String> {
-        let listener = bind(settings.address).map_err(|error| format!("cannot listen on {}: {error}", settings.address))?;
-        let address = listener.local_addr().map_err(|error| format!("cannot listen on {}: {error}", settings.address))?;
+        let listener =
+            bind(settings.address).map_err(|error| format!("cannot listen on {}: {error}", settings.address))?;
+        let address =
+            listener.local_addr().map_err(|error| format!("cannot listen on {}: {error}", settings.address))?;
         let tls = settings.tls.as_ref().map(tls::load).transpose()?.map(Arc::new);
         Ok(Self { address, listener, tls, h2c: settings.h2c })
     }

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use bawaba_channels::close::CloseCode;
-use bawaba_channels::reason::Reason;
 use crate::counters::Counted;
 use crate::generation::Generation;
+use bawaba_channels::close::CloseCode;
+use bawaba_channels::reason::Reason;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// How a handshake ended.
@@ -138,10 +139,17 @@ impl Metrics {
             handshakes: counters("bawaba_handshakes_total", "Handshakes, by how they ended.", &["outcome"])?,
             refusals: counters("bawaba_refusals_total", "Refusals, by their word.", &["reason"])?,
             closes: counters("bawaba_closes_total", "Sessions closed by the edge, by close code.", &["code"])?,
-            http_requests: counters("bawaba_http_requests_total", "Plain HTTP requests passed, by status class.", &["status"])?,
+            http_requests: counters(
+                "bawaba_http_requests_total",
+                "Plain HTTP requests passed, by status class.",
+                &["status"],
+            )?,
             inbound: traffic(Direction::Inbound),
             outbound: traffic(Direction::Outbound),
-            connections: gauge("bawaba_connections", "Connections in the listener's care: handshakes, plain HTTP, HTTP/2.")?,
+            connections: gauge(
+                "bawaba_connections",
+                "Connections in the listener's care: handshakes, plain HTTP, HTTP/2.",
+            )?,
             generation: gauge("bawaba_generation", "The generation in force.")?,
             draining: gauge("bawaba_draining", "1 while the process drains.")?,
             sessions,

@@ -65,9 +65,12 @@ pub fn rewrite(
     for name in ours {
         request.remove_header(&name);
     }
-    request.set_uri(target.path_and_query.parse().map_err(|_| {
-        Refusal::new(Reason::ProtocolMalformed).detail("the request's target cannot be read")
-    })?);
+    request.set_uri(
+        target
+            .path_and_query
+            .parse()
+            .map_err(|_| Refusal::new(Reason::ProtocolMalformed).detail("the request's target cannot be read"))?,
+    );
     // A verified token has done its work here only where the edge says who it is.
     if claims.is_none() {
         request.remove_header(&AUTHORIZATION);

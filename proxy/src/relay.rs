@@ -109,7 +109,8 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
     let place = sticky
         .and_then(|token| context.shared.sticky.verify(&token, &key, crate::hub::unix_now()))
         .and_then(|mut places| places.remove(&cluster.name));
-    let opened = upstream::open(&cluster, &key, place.as_deref(), &request, context.shared.config.timeouts.connect).await;
+    let opened =
+        upstream::open(&cluster, &key, place.as_deref(), &request, context.shared.config.timeouts.connect).await;
     let (upstream, early, mut response) = match opened {
         Ok(upstream::Opened { socket, early, headers }) => (socket, early, headers),
         Err(refused) => {
@@ -361,23 +362,24 @@ impl Relay {
             flow.out.extend_from_slice(&bytes[..whole]);
             return Ok(());
         }
-        SCRATCH.with_borrow_mut(|(_, judged)| {
-            judged.clear();
-            judged.extend_from_slice(&bytes[..whole]);
-            let verdict = match way {
-                Way::In => self.chain.inbound(stream, judged),
-                Way::Out => self.chain.outbound(stream, judged),
-            };
-            flow.out.extend_from_slice(judged);
-            verdict
-        })
-        .map_err(|ended| match ended {
-            Ended::Failed(filter) => {
-                tracing::warn!(%filter, "a filter failed: the session ends");
-                End::Close(CloseCode::INTERNAL, Reason::EdgeFilterFailed.word())
-            }
-            Ended::Closed(_) => End::Close(CloseCode::POLICY, "a policy ended the session"),
-        })
+        SCRATCH
+            .with_borrow_mut(|(_, judged)| {
+                judged.clear();
+                judged.extend_from_slice(&bytes[..whole]);
+                let verdict = match way {
+                    Way::In => self.chain.inbound(stream, judged),
+                    Way::Out => self.chain.outbound(stream, judged),
+                };
+                flow.out.extend_from_slice(judged);
+                verdict
+            })
+            .map_err(|ended| match ended {
+                Ended::Failed(filter) => {
+                    tracing::warn!(%filter, "a filter failed: the session ends");
+                    End::Close(CloseCode::INTERNAL, Reason::EdgeFilterFailed.word())
+                }
+                Ended::Closed(_) => End::Close(CloseCode::POLICY, "a policy ended the session"),
+            })
     }
 
     /// Moves to the chain in force, where no message is half way through.

@@ -6,10 +6,7 @@ use crate::generation::{Generation, Route};
 
 /// The route for `host` (without port) and `path` (without query).
 pub fn find<'a>(generation: &'a Generation, host: &str, path: &str) -> Option<&'a Arc<Route>> {
-    generation
-        .routes
-        .iter()
-        .find(|route| matches(route.settings.host.as_deref(), &route.settings.path, host, path))
+    generation.routes.iter().find(|route| matches(route.settings.host.as_deref(), &route.settings.path, host, path))
 }
 
 fn matches(route_host: Option<&str>, route_path: &str, host: &str, path: &str) -> bool {

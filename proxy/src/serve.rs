@@ -54,7 +54,6 @@ pub fn run(file: &Path, started: impl FnOnce(&Addresses)) -> anyhow::Result<()> 
             let verified = identity.verify(token).map_err(|rejected| rejected.reason)?;
             Ok(TokenFacts {
                 user: verified.user,
-                sid: verified.sid,
                 tenant: verified.tenant,
                 claims: verified.claims,
                 expires_at: Some(verified.expires_at),
@@ -111,7 +110,8 @@ pub fn run(file: &Path, started: impl FnOnce(&Addresses)) -> anyhow::Result<()> 
 
 fn verifier(config: &Config) -> anyhow::Result<Verifier> {
     Verifier::load(&config.identity).map_err(|problems| {
-        let all: Vec<String> = problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
+        let all: Vec<String> =
+            problems.iter().map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
         anyhow::anyhow!("identity: {}", all.join("; "))
     })
 }
@@ -120,9 +120,8 @@ fn verifier(config: &Config) -> anyhow::Result<Verifier> {
 fn reload(file: &Path, identity: Arc<Identity>) -> control::LoadConfig {
     let file = file.to_owned();
     Box::new(move || {
-        let loaded = config::load(&file).map_err(|problems| {
-            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-        })?;
+        let loaded = config::load(&file)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         let keys = verifier(&loaded.config).map_err(|error| error.to_string())?;
         identity.install(keys);
         Ok(loaded.config)

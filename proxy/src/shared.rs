@@ -21,8 +21,6 @@ use crate::sticky::Signer;
 pub struct TokenFacts {
     /// `sub`.
     pub user: String,
-    /// `sid`.
-    pub sid: Option<String>,
     /// `tenant`.
     pub tenant: String,
     /// The whole payload.

@@ -17,7 +17,7 @@ use crate::identity::{Verifier, secret};
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Sign a token.
-    Mint(Mint),
+    Mint(Box<Mint>),
     /// Show what a token says; with a configuration, also whether that edge would accept it.
     Inspect {
         /// The token.
@@ -138,12 +138,7 @@ fn claims(mint: &Mint) -> Value {
     claims.insert("tier".into(), json!(mint.tier));
     claims.insert("iat".into(), json!(now));
     claims.insert("exp".into(), json!(now.saturating_add(mint.ttl)));
-    let texts = [
-        ("sid", &mint.sid),
-        ("tenant", &mint.tenant),
-        ("iss", &mint.issuer),
-        ("aud", &mint.audience),
-    ];
+    let texts = [("sid", &mint.sid), ("tenant", &mint.tenant), ("iss", &mint.issuer), ("aud", &mint.audience)];
     for (name, value) in texts {
         if let Some(value) = value {
             claims.insert(name.into(), json!(value));

@@ -57,10 +57,16 @@ pub async fn run(context: Weak<WorkerContext>, lane: LaneKey) {
                     tracing::info!(cluster = %cluster.name, endpoint = %endpoint.address, "trunk up");
                     context.hub.borrow_mut().lane_up(lane);
                     let lost = pump(&context, lane, &cluster, &endpoint, socket, early, &mut jitter).await;
-                    if let Lost::Broken(_) = lost {
-                        cluster.suspect(&endpoint);
+                    let (endpoint_name, cluster_name) = (&endpoint.address, &cluster.name);
+                    match lost {
+                        Lost::Broken(why) => {
+                            cluster.suspect(&endpoint);
+                            tracing::warn!(cluster = %cluster_name, endpoint = %endpoint_name, %why, "trunk lost");
+                        }
+                        Lost::Leaving | Lost::Unneeded => {
+                            tracing::info!(cluster = %cluster_name, endpoint = %endpoint_name, "trunk left");
+                        }
                     }
-                    tracing::warn!(cluster = %cluster.name, endpoint = %endpoint.address, ?lost, "trunk lost");
                     context.hub.borrow_mut().lane_down(lane);
                     if matches!(lost, Lost::Unneeded) {
                         return;

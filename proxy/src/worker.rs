@@ -21,10 +21,10 @@ use crate::context::ConnectionContext;
 use crate::counters::{Counted, Counters};
 use crate::downstream::Downstream;
 use crate::drain::Drain;
-use crate::limits::SessionPermit;
 use crate::generation::{Generation, Target};
 use crate::hub::{Hub, SeatKey};
 use crate::jitter::Jitter;
+use crate::limits::SessionPermit;
 use crate::shared::{SessionPlace, Shared};
 use crate::{relay, session, trunk};
 
@@ -235,11 +235,6 @@ impl WorkerContext {
             sessions_count,
             next_session: Cell::new(0),
         })
-    }
-
-    /// The generation that this worker has moved to.
-    pub fn generation(&self) -> Arc<Generation> {
-        Arc::clone(&self.generation.borrow())
     }
 
     /// The chain of a route, in that generation.

@@ -16,8 +16,6 @@ const UNKNOWN_KEYS_MAX: usize = 20;
 pub struct Loaded {
     /// What was written. Relative paths have been resolved against the file's directory.
     pub config: Config,
-    /// Where it was written.
-    pub source: Source,
     /// What [`crate::check`] warned of.
     pub warnings: Vec<Problem>,
 }
@@ -37,14 +35,17 @@ pub(crate) fn load_source(source: Source) -> Result<Loaded, Vec<Problem>> {
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(problems);
     }
-    Ok(Loaded { config, source, warnings: problems })
+    Ok(Loaded { config, warnings: problems })
 }
 
 /// Form only. Unknown keys are taken out one by one, so that all of them are reported at once.
 fn parse(source: &Source) -> Result<Config, Vec<Problem>> {
     let (root, errors) = DeTable::parse_recoverable(source.text());
     if !errors.is_empty() {
-        return Err(errors.iter().map(|error| source.error_at(error.span(), sentence(error.message()), None)).collect());
+        return Err(errors
+            .iter()
+            .map(|error| source.error_at(error.span(), sentence(error.message()), None))
+            .collect());
     }
     let mut root = root;
     let mut problems = Vec::new();
@@ -91,7 +92,9 @@ fn missing_hint(key: &str) -> Option<String> {
         }
         "listener" => "add [[listener]] with address = \"127.0.0.1:8080\"",
         "identity" => "add [identity], and under it [[identity.key]] with algorithm and file, or jwks_file",
-        "route" => "add [[route]] with name, path, and either channel = { EGX = \"cluster\" } or relay = { cluster = \"cluster\" }",
+        "route" => {
+            "add [[route]] with name, path, and either channel = { EGX = \"cluster\" } or relay = { cluster = \"cluster\" }"
+        }
         _ => return None,
     };
     Some(hint.to_owned())

@@ -130,13 +130,10 @@ impl Source {
         let mut value: &DeValue<'_> = value.get_ref();
         for step in rest {
             let found = match (step, value) {
-                (Step::Key(name), DeValue::Table(table)) => table
-                    .iter()
-                    .find(|(key, _)| key.get_ref() == name.as_str())
-                    .map(|(key, value)| (key.span(), value)),
-                (Step::Index(index), DeValue::Array(array)) => {
-                    array.get(*index).map(|value| (value.span(), value))
+                (Step::Key(name), DeValue::Table(table)) => {
+                    table.iter().find(|(key, _)| key.get_ref() == name.as_str()).map(|(key, value)| (key.span(), value))
                 }
+                (Step::Index(index), DeValue::Array(array)) => array.get(*index).map(|value| (value.span(), value)),
                 _ => None,
             };
             let Some((at, inner)) = found else { break };

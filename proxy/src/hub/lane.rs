@@ -106,9 +106,4 @@ impl Lane {
         frame::encode(&mut self.out, true, Opcode::Binary, &payload, Some(mask));
         self.work.notify_one();
     }
-
-    /// Whether nothing needs it.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.sources.is_empty() && self.in_flight.is_empty() && self.resend.is_empty() && self.wildcards.is_empty()
-    }
 }

@@ -12,8 +12,7 @@ use bawaba_channels::close::CloseCode;
 use bawaba_channels::frame::{Decoder, Sender};
 use bawaba_channels::log::Cursor;
 use bawaba_channels::message::Assembler;
-use bawaba_channels::name::{Channel, Exchange};
-use bawaba_channels::wire::{Encoding, Filters};
+use bawaba_channels::wire::Encoding;
 use slab::Slab;
 use tokio::io::AsyncWrite;
 
@@ -62,10 +61,6 @@ pub(crate) struct Follow {
 
 /// A subscription as the client named it.
 pub(crate) struct Subscription {
-    pub(crate) channel: Channel,
-    pub(crate) exchange: Exchange,
-    pub(crate) rate_ms: u32,
-    pub(crate) filters: Option<Rc<Filters>>,
     /// Follows by symbol.
     pub(crate) slots: BTreeMap<Rc<str>, usize>,
     /// The private source, on private channels.

@@ -263,15 +263,10 @@ impl Hub {
     fn follow(&mut self, index: usize, source_id: usize, pending: &PendingSubscribe) {
         let serial = self.seats[index].serial;
         let symbol = Rc::clone(&self.sources[source_id].key.symbol);
-        let subscription =
-            self.seats[index].subscriptions.entry(Rc::clone(&pending.subscription)).or_insert_with(|| Subscription {
-                channel: pending.channel,
-                exchange: pending.exchange,
-                rate_ms: pending.rate_ms,
-                filters: pending.filters.clone(),
-                slots: BTreeMap::new(),
-                private: None,
-            });
+        let subscription = self.seats[index]
+            .subscriptions
+            .entry(Rc::clone(&pending.subscription))
+            .or_insert_with(|| Subscription { slots: BTreeMap::new(), private: None });
         if pending.channel.is_private() {
             subscription.private = Some(source_id);
             let member = (SeatKey { index, serial }, Rc::clone(&pending.subscription));

@@ -8,10 +8,10 @@ use std::time::Instant;
 use bawaba_channels::close::CloseCode;
 use bawaba_channels::reason::Reason;
 
+use super::Hub;
 use super::cohort::Cohort;
 use super::feed::FeedKey;
 use super::request::refused_word;
-use super::{Closing, Hub};
 use crate::chain::RouteChain;
 
 impl Hub {
@@ -144,11 +144,6 @@ impl Hub {
             self.stream_ended(index, &crate::chain::Ended::Closed("a timer".into()));
         }
         self.flush();
-    }
-
-    /// What is known of a close under way, for logs.
-    pub(crate) fn closing_of(&self, index: usize) -> Option<Closing> {
-        self.seats.get(index).and_then(|seat| seat.closing)
     }
 }
 

@@ -185,9 +185,4 @@ impl Hub {
         self.sweep_lanes(now);
         self.flush();
     }
-
-    /// How many sessions there are.
-    pub(crate) fn sessions(&self) -> usize {
-        self.seats.len()
-    }
 }

@@ -191,7 +191,9 @@ fn behind_head(session: &HttpSession, read: &[u8], head_len: usize, bytes_max: u
         return Err(too_long(bytes_max));
     }
     if read.get(..head_len) != Some(&*session.get_headers_raw_bytes()) {
-        return Err(Refusal::new(Reason::ProtocolMalformed).detail("the request line holds characters that must be escaped"));
+        return Err(
+            Refusal::new(Reason::ProtocolMalformed).detail("the request line holds characters that must be escaped")
+        );
     }
     Ok(BytesMut::from(&read[head_len..]))
 }

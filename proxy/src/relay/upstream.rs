@@ -141,7 +141,12 @@ fn head(request: &Headers, key: &str) -> String {
         let ours = name.starts_with(':')
             || matches!(
                 name.as_str(),
-                "host" | "connection" | "upgrade" | "sec-websocket-key" | "sec-websocket-version" | "sec-websocket-extensions"
+                "host"
+                    | "connection"
+                    | "upgrade"
+                    | "sec-websocket-key"
+                    | "sec-websocket-version"
+                    | "sec-websocket-extensions"
             );
         // Filters may have written headers: a line break would forge another.
         if !ours && !name.bytes().chain(value.bytes()).any(|byte| byte == b'\r' || byte == b'\n') {
@@ -160,7 +165,8 @@ fn head(request: &Headers, key: &str) -> String {
 /// The answer to the client: the service's, with what the edge's own writer adds left out.
 pub(super) fn reply(mut headers: Headers) -> HandshakeReply {
     headers.retain(|(name, _)| {
-        !name.starts_with(':') && !matches!(name.as_str(), "upgrade" | "connection" | "sec-websocket-accept" | "content-length")
+        !name.starts_with(':')
+            && !matches!(name.as_str(), "upgrade" | "connection" | "sec-websocket-accept" | "content-length")
     });
     HandshakeReply { status: 101, headers, body: Bytes::new() }
 }
