@@ -59,7 +59,7 @@ pub async fn run(context: Weak<WorkerContext>, lane: LaneKey) {
                     let lost = pump(&context, lane, &cluster, &endpoint, socket, early, &mut jitter).await;
                     let (endpoint_name, cluster_name) = (&endpoint.address, &cluster.name);
                     match lost {
-                        Lost::Broken(why) => {
+                        Lost::Broken(ref why) => {
                             cluster.suspect(&endpoint);
                             tracing::warn!(cluster = %cluster_name, endpoint = %endpoint_name, %why, "trunk lost");
                         }
