@@ -158,7 +158,7 @@ impl Admin {
                 })
             })
             .collect();
-        json!({ "open": open, "shown": list.len(), "sessions": list })
+        json!({ "open": open, "slots_taken": self.0.limiter.sessions(), "shown": list.len(), "sessions": list })
     }
 
     fn endpoints(&self) -> Value {
