@@ -97,6 +97,9 @@ pub fn run(file: &Path, started: impl FnOnce(&Addresses)) -> anyhow::Result<()> 
         for bound in bound {
             tokio::spawn(bound.serve(Arc::clone(&door), stopped.clone()));
         }
+        if let Some(url) = &addresses.admin {
+            tracing::info!(%url, "admin listening");
+        }
         for url in &addresses.listeners {
             tracing::info!(%url, "listening");
         }

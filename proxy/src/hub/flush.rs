@@ -71,6 +71,9 @@ impl Hub {
         self.seats[index].blocked = result.is_pending();
         if result.is_pending() {
             self.ladder(index);
+        } else if self.seats[index].read_paused && self.may_read(index) {
+            self.seats[index].read_paused = false;
+            self.seats[index].wake();
         }
         result
     }

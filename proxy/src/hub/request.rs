@@ -58,6 +58,8 @@ impl Hub {
                 break;
             }
             if !self.may_read(index) {
+                // No waker waits for the socket now: `flush_seat` wakes the task when there is room again.
+                self.seats[index].read_paused = true;
                 break;
             }
             let mut into = ReadBuf::new(&mut buffer);
@@ -105,7 +107,7 @@ impl Hub {
     }
 
     /// Back-pressure: a session that does not read its answers, or has many under way, is not read.
-    fn may_read(&self, index: usize) -> bool {
+    pub(super) fn may_read(&self, index: usize) -> bool {
         let seat = &self.seats[index];
         let room = self.shared.config.limits.outbox_bytes_max as usize / 2;
         seat.closing.is_some() || (seat.outbox.waiting_bytes() < room.max(1) && seat.waiting < WAITING_MAX)

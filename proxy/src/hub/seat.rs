@@ -105,6 +105,8 @@ pub(crate) struct Seat {
     pub(crate) dirty: bool,
     /// The socket is full, and the session's task waits for it.
     pub(crate) blocked: bool,
+    /// The socket is not read until the session has taken what waits for it; nobody but the writer can tell when.
+    pub(crate) read_paused: bool,
     pub(crate) degraded: bool,
     /// Requests that wait for an answer from a server.
     pub(crate) waiting: usize,
@@ -142,6 +144,7 @@ impl Seat {
             waker: None,
             dirty: false,
             blocked: false,
+            read_paused: false,
             degraded: false,
             waiting: 0,
             malformed_in_a_row: 0,

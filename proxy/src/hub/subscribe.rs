@@ -423,7 +423,7 @@ impl Hub {
     pub(super) fn unsubscribe(&mut self, index: usize, request: &Unsubscribe) {
         let seat = &mut self.seats[index];
         let Some(subscription) = seat.subscriptions.get_mut(request.subscription.as_str()) else {
-            let text = "there is no subscription of this name in this session".to_owned();
+            let text = format!("there is no subscription {:?} in this session", request.subscription);
             return self.refuse(index, request.id, Reason::ChannelUnknown, text);
         };
         let all = request.symbols.is_empty() || request.symbols.iter().any(|symbol| symbol == "*");
