@@ -1,5 +1,7 @@
 //! The shipped modules in our own host, without an edge: loaded, opened, judged, closed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::path::PathBuf;
 use std::rc::Rc;
 
