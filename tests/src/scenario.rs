@@ -121,6 +121,7 @@ impl Step {
             Self::Answer(id) => transcript.until(client, |event| event["id"] == *id),
             Self::Type(kind) => transcript.until(client, |event| event["type"] == *kind),
             Self::Snapshots(symbols) => {
+                let first = transcript.lines.len();
                 let mut missing: BTreeSet<&str> = symbols.iter().copied().collect();
                 while !missing.is_empty() {
                     let Ok(event) = transcript.take(client, by(PATIENCE)) else {
@@ -131,6 +132,8 @@ impl Step {
                         missing.remove(event["symbol"].as_str().unwrap_or_default());
                     }
                 }
+                // Instruments are streams of their own: their snapshots come in any order.
+                transcript.lines[first..].sort();
             }
             Self::Close => client.close(),
             Self::End => transcript.to_end(client),

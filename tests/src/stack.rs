@@ -14,7 +14,7 @@ use toml::{Table, Value};
 use crate::client::{Client, Connect};
 use crate::keys::{AUDIENCE, ISSUER, Keys, now_s};
 use crate::place::{Scratch, binary, filter};
-use crate::process::Process;
+use crate::process::{Process, address_after};
 use crate::{PATIENCE, by, http, until};
 
 mod envoy;
@@ -108,7 +108,7 @@ impl Edge {
         edge
     }
 
-    /// As [`Self::start`], but returns at once.
+    /// As [`Self::start`], but returns as soon as it listens, ready or not.
     pub fn spawn(scratch: &Scratch, config: &Table) -> Self {
         Self::spawn_by(scratch, config, |program| Command::new(program))
     }
@@ -116,14 +116,17 @@ impl Edge {
     /// As [`Self::spawn`], with a command of the caller's making: on a core of its own, say.
     pub fn spawn_by(scratch: &Scratch, config: &Table, command: impl FnOnce(&Path) -> Command) -> Self {
         let file = scratch.write("edge.toml", config.to_string());
-        let address = |value: &Value| value["address"].as_str().and_then(|a| a.parse().ok());
         let mut command = command(&binary("bawaba"));
         command.arg("serve").arg(file);
-        Self {
-            process: Process::spawn("bawaba", &mut command),
-            address: address(&config["listener"][0]).expect("a listener with an address"),
-            admin: address(&config["admin"]).expect("an admin listener with an address"),
-        }
+        let process = Process::spawn("bawaba", &mut command);
+        let admin = process.line("saying where its admin listens", by(PATIENCE), |line| {
+            address_after(line, "admin listening url=http://")
+        });
+        let address = process.line("saying where it listens", by(PATIENCE), |line| {
+            let (_, url) = line.split_once("listening url=ws")?;
+            address_after(url, "://")
+        });
+        Self { process, address, admin }
     }
 
     /// Waits until `/readyz` on the admin listener answers 200.
@@ -159,8 +162,8 @@ pub fn edge_config(scratch: &Scratch, keys: &Keys, filters: &[&str], clusters: &
         name = "channels"
         path = "/ws"
     };
-    set(&mut config, "listener.0.address", free_address().to_string());
-    set(&mut config, "admin.address", free_address().to_string());
+    set(&mut config, "listener.0.address", "127.0.0.1:0");
+    set(&mut config, "admin.address", "127.0.0.1:0");
     set(&mut config, "identity.jwks_file", path(&jwks));
     set(&mut config, "identity.issuer", ISSUER);
     set(&mut config, "identity.audience", AUDIENCE);

@@ -1,7 +1,7 @@
 //! What a client received, written down so that two hosts can be compared line by line.
 //!
-//! Only what must differ is normalised: random ids, clocks, and the names of subscriptions and orders, which are
-//! numbered in the order in which they appear.
+//! Only what must or may differ is normalised: random ids, clocks, the names of subscriptions and orders (numbered in
+//! the order in which they appear), and the order of the symbols in an answer.
 
 use std::collections::BTreeMap;
 
@@ -114,6 +114,12 @@ impl Transcript {
         // An order is placed when this client places it; a quote has its time from the exchange.
         if matches!(event["type"].as_str(), Some("order_update" | "position_update")) {
             event["time"] = "<time>".into();
+        }
+        // An answer names symbols in any order.
+        for list in ["accepted", "refused"] {
+            if let Some(Value::Array(symbols)) = event.get_mut(list) {
+                symbols.sort_by(|a, b| a["symbol"].as_str().cmp(&b["symbol"].as_str()));
+            }
         }
         self.normalise(&mut event);
         self.note(format!("{frame} {event}"));

@@ -55,7 +55,7 @@ impl Envoy {
             .arg("-c")
             .arg(config)
             .args(["--concurrency", "1", "--disable-hot-restart"])
-            .args(["--component-log-level", "wasm:info"]);
+            .args(["--component-log-level", "main:warning"]);
         let process = Process::spawn("envoy", &mut command);
         let admin =
             process.line("naming its admin address", by(PATIENCE), |line| address_after(line, "admin address: "));

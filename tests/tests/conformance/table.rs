@@ -84,7 +84,7 @@ fn subscriptions() -> Vec<Scenario> {
             "annotated",
             Annotated,
             both("market_data").collect(),
-            &[r#""refused":[]"#, r#""sharia_compliant":false"#, r#""sharia_compliant":true"#],
+            &[r#""refused":[]"#, r#""sharia_compliant":true"#, r#""sharia_compliant":false"#],
         ),
         law("a book is screened", Screened, one("order_book").collect(), &["sharia.not_listed", "order_book_update"]),
         law("a book, in protobuf", Screened, one("order_book").collect(), &["order_book_update"]).proto(),
