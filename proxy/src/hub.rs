@@ -37,6 +37,7 @@ use cohort::{Cohort, CohortKey};
 use feed::{Feed, FeedKey, Follower, encode_into};
 use lane::Lane;
 pub(crate) use lane::LaneKey;
+pub(crate) use request::Gone;
 use seat::Closing;
 pub(crate) use seat::{NewSeat, Seat, SeatKey};
 use source::{SourceKey, Stream};

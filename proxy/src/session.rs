@@ -15,7 +15,7 @@ use tokio::io::AsyncWrite;
 use crate::answer;
 use crate::chain::{ChainStream, Ended, Facts, Headers, Refused, RouteChain};
 use crate::downstream::{HandshakeReply, Stream};
-use crate::hub::{NewSeat, unix_now};
+use crate::hub::{Gone, NewSeat, unix_now};
 use crate::metrics::Outcome;
 use crate::worker::{Handoff, WorkerContext};
 
@@ -104,6 +104,9 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
     )
     .await;
     context.hub.borrow_mut().leave(seat);
+    if let Gone::Closed(code) = gone {
+        metrics.closed(code);
+    }
     if let Some(sid) = &sid {
         context.shared.sids.leave(sid, place);
     }

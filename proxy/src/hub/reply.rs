@@ -122,11 +122,13 @@ impl Hub {
     }
 
     pub(super) fn refuse(&mut self, index: usize, id: Option<u64>, reason: Reason, text: String) {
+        self.shared.metrics.refused(reason);
         let error = ErrorEvent { id, code: reason.word().into(), reason: text, retry_after_ms: None };
         self.send(index, &Event::Error(error));
     }
 
     pub(super) fn refuse_for_now(&mut self, index: usize, id: Option<u64>, reason: Reason) {
+        self.shared.metrics.refused(reason);
         let error =
             ErrorEvent { id, code: reason.word().into(), reason: reason.sentence().into(), retry_after_ms: Some(1000) };
         self.send(index, &Event::Error(error));
