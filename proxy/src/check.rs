@@ -52,7 +52,10 @@ pub fn check(config: &Config, source: &Source) -> Vec<Problem> {
     for (index, route) in config.route.iter().enumerate() {
         checker.route(index, route);
     }
-    checker.unused();
+    // What a mistake left unused is not a second mistake.
+    if checker.problems.iter().all(|problem| problem.severity == Severity::Warning) {
+        checker.unused();
+    }
     checker.problems.sort_by_key(|problem| problem.at);
     checker.problems
 }
@@ -397,8 +400,8 @@ impl Checker<'_> {
                     self.error(at!["route", index, "channel"], "the channel route names no exchange");
                 }
                 for (exchange, cluster) in exchanges {
-                    if exchange.parse::<Exchange>().is_err() {
-                        self.unknown(at!["route", index, "channel", exchange], "exchange", exchange, ["EGX", "ADX"]);
+                    if let Err(error) = exchange.parse::<Exchange>() {
+                        self.error(at!["route", index, "channel", exchange], format!("\"{exchange}\" is no exchange: {error}"));
                     }
                     if !clusters.contains_key(cluster) {
                         self.unknown(at!["route", index, "channel", exchange], "cluster", cluster, clusters.keys());
@@ -507,3 +510,6 @@ fn is_origin(origin: &str) -> bool {
 fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@ mod load;
 pub mod source;
 
 pub use load::load;
+#[cfg(test)]
+pub(crate) use load::load_source;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]

@@ -378,3 +378,6 @@ pub fn forwarded_for(headers: &HeaderMap, client: SocketAddr) -> String {
     all.push(&client);
     all.join(", ")
 }
+
+#[cfg(test)]
+mod tests;

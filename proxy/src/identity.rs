@@ -292,3 +292,6 @@ fn jwk_algorithm(jwk: &Jwk) -> Result<Algorithm, &'static str> {
         Some(_) => Err("its alg is not taken here: HS256, RS256, ES256 or EdDSA, fitting its kind"),
     }
 }
+
+#[cfg(test)]
+mod tests;

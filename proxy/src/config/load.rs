@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize as _;
+use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::Config;
@@ -38,7 +39,7 @@ pub(crate) fn load_source(source: Source) -> Result<Loaded, Vec<Problem>> {
     Ok(Loaded { config, warnings: problems })
 }
 
-/// Form only. Unknown keys are taken out one by one, so that all of them are reported at once.
+/// Form only. Unknown keys are mended one by one, so that all of them are reported at once.
 fn parse(source: &Source) -> Result<Config, Vec<Problem>> {
     let (root, errors) = DeTable::parse_recoverable(source.text());
     if !errors.is_empty() {
@@ -55,12 +56,13 @@ fn parse(source: &Source) -> Result<Config, Vec<Problem>> {
             Ok(_) => return Err(problems),
             Err(error) => error,
         };
-        let unknown_key = error.message().starts_with("unknown field");
+        let meant = meant(error.message());
         problems.push(explain(source, &error));
-        let taken_out = unknown_key
-            && problems.len() < UNKNOWN_KEYS_MAX
-            && error.span().is_some_and(|span| take_out(root.get_mut(), &span));
-        if !taken_out {
+        let mended = meant.is_some_and(|meant| {
+            let span = error.span().filter(|_| problems.len() < UNKNOWN_KEYS_MAX);
+            span.is_some_and(|span| mend(root.get_mut(), &span, meant.as_deref()))
+        });
+        if !mended {
             return Err(problems);
         }
     }
@@ -104,18 +106,32 @@ fn sentence(message: &str) -> String {
     message.trim().replace('\n', ", ")
 }
 
-/// Takes the entry whose key stands at `span` out of the tree.
-fn take_out(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
-    if let Some(key) = table.keys().find(|key| key.span() == *span).cloned() {
-        return table.remove(&key).is_some();
-    }
-    table.iter_mut().any(|(_, value)| take_out_value(value.get_mut(), span))
+/// The key that an unknown key was meant to be, as far as that can be guessed. `None`: the error is another.
+fn meant(message: &str) -> Option<Option<String>> {
+    let mut quoted = message.strip_prefix("unknown field")?.split('`').skip(1).step_by(2);
+    let word = quoted.next()?;
+    Some(nearest(word, quoted).map(str::to_owned))
 }
 
-fn take_out_value(value: &mut DeValue<'_>, span: &Range<usize>) -> bool {
+/// Gives the entry whose key stands at `span` the name that was meant, or takes it out, so that reading can go on and
+/// a misspelt key is not also reported as missing.
+fn mend(table: &mut DeTable<'_>, span: &Range<usize>, meant: Option<&str>) -> bool {
+    let Some(key) = table.keys().find(|key| key.span() == *span).cloned() else {
+        return table.iter_mut().any(|(_, value)| mend_value(value.get_mut(), span, meant));
+    };
+    let Some(value) = table.remove(&key) else { return false };
+    if let Some(meant) = meant
+        && !table.keys().any(|known| known.get_ref() == meant)
+    {
+        table.insert(Spanned::new(key.span(), meant.to_owned().into()), value);
+    }
+    true
+}
+
+fn mend_value(value: &mut DeValue<'_>, span: &Range<usize>, meant: Option<&str>) -> bool {
     match value {
-        DeValue::Table(table) => take_out(table, span),
-        DeValue::Array(array) => array.iter_mut().any(|value| take_out_value(value.get_mut(), span)),
+        DeValue::Table(table) => mend(table, span, meant),
+        DeValue::Array(array) => array.iter_mut().any(|value| mend_value(value.get_mut(), span, meant)),
         _ => false,
     }
 }
