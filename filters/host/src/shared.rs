@@ -224,7 +224,8 @@ mod tests {
         shared.set("vm", b"a", b"", 0).unwrap();
         shared.leave("vm");
         assert_eq!(shared.get("vm", b"a"), Err(Refusal::NotFound));
-        assert_eq!((lock(&shared.inner).keys, lock(&shared.inner).bytes), (0, 0));
+        let inner = lock(&shared.inner);
+        assert_eq!((inner.keys, inner.bytes), (0, 0));
     }
 
     #[test]
