@@ -1,19 +1,15 @@
 //! A filter: a module that was compiled, linked, started and configured once, and can be again at any time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{ExternType, InstancePre, Module, Val, ValType};
+use wasmtime::InstancePre;
 
-use crate::abi::metrics::MetricRegistry;
-use crate::abi::wasi;
-use crate::error::BuildError;
-use crate::host::Host;
 use crate::limits::FilterLimits;
+use crate::metrics::Counters;
+use crate::module::Exports;
 use crate::shared::Shared;
-use crate::state::{Shard, State};
-use crate::vm::Vm;
+use crate::state::State;
 
 /// What happens to a message on which the filter could give no verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +60,30 @@ pub struct FilterMetrics {
     pub vms_created: u64,
     /// VMs alive.
     pub vms: u64,
+    /// Streams open.
+    pub streams: u64,
     /// Streams attached again after their VM was lost.
     pub reattached: u64,
     /// Log lines dropped by the rate limit.
     pub log_lines_dropped: u64,
+}
+
+/// The ABI that a module speaks, by the version that it exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AbiVersion {
+    V0_1_0,
+    V0_2_0,
+    V0_2_1,
+}
+
+impl AbiVersion {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            AbiVersion::V0_1_0 => "0.1.0",
+            AbiVersion::V0_2_0 => "0.2.0",
+            AbiVersion::V0_2_1 => "0.2.1",
+        }
+    }
 }
 
 /// A module ready to be chained. Cheap to clone.
@@ -76,33 +92,28 @@ pub struct Filter {
     pub(crate) inner: Arc<FilterInner>,
 }
 
-/// The ABI versions that this host speaks; they differ in a few arguments and answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AbiVersion {
-    V0_1_0,
-    V0_2_0,
-    V0_2_1,
-}
-
-/// What every VM of a filter is made from.
 pub(crate) struct FilterInner {
     pub(crate) name: Arc<str>,
-    pub(crate) root_id: String,
-    pub(crate) vm_id: String,
+    pub(crate) digest: String,
+    pub(crate) sections: Vec<(String, Vec<u8>)>,
     pub(crate) settings: Vec<u8>,
     pub(crate) vm_configuration: Vec<u8>,
+    pub(crate) vm_id: String,
+    pub(crate) root_id: String,
     pub(crate) on_failure: OnFailure,
     pub(crate) limits: FilterLimits,
     pub(crate) abi: AbiVersion,
+    pub(crate) exports: Exports,
+    pub(crate) pre: InstancePre<State>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) metric_registry: Arc<MetricRegistry>,
-    pub(crate) instance: InstancePre<State>,
-    /// CPU budgets in ticks of the epoch.
+    pub(crate) metrics: Arc<Counters>,
     pub(crate) callback_ticks: u64,
     pub(crate) start_ticks: u64,
-    digest: String,
-    sections: Vec<(String, Vec<u8>)>,
-    shards: Mutex<Vec<Arc<Shard>>>,
+}
+
+/// A budget in epoch ticks: rounded up, and one more because the first tick is already under way.
+pub(crate) fn ticks(budget: Duration, tick: Duration) -> u64 {
+    budget.as_nanos().div_ceil(tick.as_nanos().max(1)) as u64 + 1
 }
 
 impl Drop for FilterInner {
@@ -111,50 +122,7 @@ impl Drop for FilterInner {
     }
 }
 
-impl FilterInner {
-    /// Counters for one more thread.
-    pub(crate) fn shard(&self) -> Arc<Shard> {
-        let shard = Arc::new(Shard::default());
-        self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard.clone());
-        shard
-    }
-}
-
 impl Filter {
-    pub(crate) fn new(host: &Host, spec: FilterSpec, digest: [u8; 32], module: &Module) -> Result<Self, BuildError> {
-        let abi = abi_version(module)?;
-        let instance = link(host, module)?;
-        let ticks = |budget: Duration| {
-            // One more: the tick under way may end at once.
-            1 + budget.as_nanos().div_ceil(host.limits.epoch_tick.as_nanos().max(1)) as u64
-        };
-        let mut limits = spec.limits;
-        limits.memory_bytes_max = limits.memory_bytes_max.min(host.limits.vm_memory_bytes_max);
-        host.shared.enter(&spec.vm_id);
-        let inner = Arc::new(FilterInner {
-            name: spec.name.into(),
-            root_id: spec.root_id,
-            vm_id: spec.vm_id,
-            settings: spec.settings,
-            vm_configuration: spec.vm_configuration,
-            on_failure: spec.on_failure,
-            callback_ticks: ticks(limits.callback_budget),
-            start_ticks: ticks(limits.start_budget),
-            limits,
-            abi,
-            shared: host.shared.clone(),
-            metric_registry: host.metrics.clone(),
-            instance,
-            digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
-            sections: custom_sections(&spec.module),
-            shards: Mutex::default(),
-        });
-        // The self-test: a module that can't start or takes no liking to its settings never becomes a filter.
-        let shard = inner.shard();
-        drop(Vm::start(&inner, shard)?);
-        Ok(Filter { inner })
-    }
-
     /// The configured name.
     pub fn name(&self) -> &Arc<str> {
         &self.inner.name
@@ -163,6 +131,11 @@ impl Filter {
     /// SHA-256 of the module, in hexadecimal.
     pub fn digest(&self) -> &str {
         &self.inner.digest
+    }
+
+    /// The version of the proxy-wasm ABI that the module speaks, as `0.2.1`.
+    pub fn abi_version(&self) -> &'static str {
+        self.inner.abi.as_str()
     }
 
     /// What the configuration says of failures.
@@ -177,98 +150,12 @@ impl Filter {
 
     /// The counters now.
     pub fn metrics(&self) -> FilterMetrics {
-        let shards = self.inner.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum =
-            |field: fn(&Shard) -> &AtomicU64| shards.iter().map(|shard| field(shard).load(Ordering::Relaxed)).sum();
-        let vms_created: u64 = sum(|shard| &shard.vms_created);
-        let vms_dropped: u64 = sum(|shard| &shard.vms_dropped);
-        FilterMetrics {
-            calls: sum(|shard| &shard.calls),
-            traps: sum(|shard| &shard.traps),
-            budget_exceeded: sum(|shard| &shard.budget_exceeded),
-            memory_exceeded: sum(|shard| &shard.memory_exceeded),
-            passed_unjudged: sum(|shard| &shard.passed_unjudged),
-            denied: sum(|shard| &shard.denied),
-            vms_created,
-            vms: vms_created.saturating_sub(vms_dropped),
-            reattached: sum(|shard| &shard.reattached),
-            log_lines_dropped: sum(|shard| &shard.log_lines_dropped),
-        }
+        self.inner.metrics.sum()
     }
 }
 
-fn abi_version(module: &Module) -> Result<AbiVersion, BuildError> {
-    let mut found = Vec::new();
-    for export in module.exports() {
-        match export.name().strip_prefix("proxy_abi_version_") {
-            Some("0_2_1") => return Ok(AbiVersion::V0_2_1),
-            Some("0_2_0") => return Ok(AbiVersion::V0_2_0),
-            Some("0_1_0") => return Ok(AbiVersion::V0_1_0),
-            Some(other) => found.push(other.replace('_', ".")),
-            None => {}
-        }
+impl std::fmt::Debug for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Filter").field("name", &self.inner.name).field("digest", &self.inner.digest).finish()
     }
-    let found = if found.is_empty() { "none".into() } else { found.join(", ") };
-    Err(BuildError::Abi { found })
-}
-
-/// Links a module: every import must be one that a proxy-wasm host offers; what WASI has besides answers ENOSYS.
-fn link(host: &Host, module: &Module) -> Result<InstancePre<State>, BuildError> {
-    let mut linker = host.imports.linker.clone();
-    for import in module.imports() {
-        let (from, name) = (import.module(), import.name());
-        if host.imports.names.contains(&(from, name)) {
-            continue;
-        }
-        let unknown = || BuildError::UnknownImport { module: from.into(), name: name.into() };
-        let (true, ExternType::Func(signature)) = (wasi::MODULES.contains(&from), import.ty()) else {
-            return Err(unknown());
-        };
-        let results = signature.results().collect::<Vec<_>>();
-        linker
-            .func_new(from, name, signature, move |_, _, answers| {
-                for (answer, kind) in answers.iter_mut().zip(&results) {
-                    *answer = match kind {
-                        ValType::I32 => Val::I32(wasi::NOSYS),
-                        _ => Val::I64(0),
-                    };
-                }
-                Ok(())
-            })
-            .map_err(|_| unknown())?;
-    }
-    linker
-        .instantiate_pre(module)
-        .map_err(|error| BuildError::Signature { name: "import".into(), detail: format!("{error:#}") })
-}
-
-/// Name and contents of every custom section. The module has been validated before.
-fn custom_sections(wasm: &[u8]) -> Vec<(String, Vec<u8>)> {
-    fn leb(bytes: &mut &[u8]) -> Option<usize> {
-        let mut value = 0usize;
-        for shift in (0..35).step_by(7) {
-            let (first, rest) = bytes.split_first()?;
-            *bytes = rest;
-            value |= usize::from(first & 0x7F) << shift;
-            if first & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-    let mut sections = Vec::new();
-    let mut rest = wasm.get(8..).unwrap_or_default();
-    while let Some((id, after)) = rest.split_first() {
-        rest = after;
-        let Some(len) = leb(&mut rest) else { break };
-        let Some((mut body, after)) = rest.split_at_checked(len) else { break };
-        rest = after;
-        if *id == 0
-            && let Some(name_len) = leb(&mut body)
-            && let Some((name, contents)) = body.split_at_checked(name_len)
-        {
-            sections.push((String::from_utf8_lossy(name).into_owned(), contents.to_vec()));
-        }
-    }
-    sections
 }

@@ -1,124 +1,218 @@
-//! The host: what all filters of a process share.
+//! The host: what all filters of a process share. The engine, the functions that modules import, the
+//! thread that counts time for CPU budgets, compiled modules by digest, shared data, counters.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, Module, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, Module, OptLevel, PoolingAllocationConfig, Val};
 
-use crate::abi::Imports;
-use crate::abi::metrics::{GuestMetric, MetricRegistry};
+use crate::abi::{Imports, wasi};
 use crate::error::{BuildError, HostError};
-use crate::filter::{Filter, FilterSpec};
+use crate::filter::{Filter, FilterInner, FilterSpec, ticks};
 use crate::limits::{HostLimits, TABLE_ELEMENTS_MAX};
+use crate::metrics::{Board, BoardCollector};
+use crate::module::{Exports, abi_version, custom_sections, missing_wasi};
 use crate::shared::Shared;
+use crate::vm::{StartFailure, Vm};
+
+const WASM_MAGIC: [u8; 8] = [0, b'a', b's', b'm', 1, 0, 0, 0];
+/// Bytes of a VM's memory that stay mapped when its slot is given back, to be zeroed instead of faulted in again.
+const KEEP_RESIDENT_BYTES: usize = 64 << 10;
+
+/// One for the function pointers of a language runtime, one for references.
+const TABLES_PER_MODULE_MAX: u32 = 2;
+/// Frames of a trapped guest in the log: enough to name the function, few enough to stay cheap.
+const BACKTRACE_FRAMES_MAX: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 
 /// One per process.
 pub struct Host {
-    pub(crate) limits: HostLimits,
-    pub(crate) engine: Engine,
-    pub(crate) imports: Imports,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) metrics: Arc<MetricRegistry>,
-    /// By digest, oldest first out.
-    modules: Mutex<(HashMap<[u8; 32], Module>, Vec<[u8; 32]>)>,
-    ended: Arc<AtomicBool>,
+    engine: Engine,
+    imports: Imports,
+    limits: HostLimits,
+    shared: Arc<Shared>,
+    board: Arc<Board>,
+    /// Compiled modules, the most recently used last.
+    compiled: Mutex<Vec<(String, Module)>>,
 }
 
 impl Host {
     /// Makes the engine and starts the thread that enforces CPU budgets.
     pub fn new(limits: HostLimits) -> Result<Arc<Host>, HostError> {
         limits.check()?;
-        let broken = |error: wasmtime::Error| HostError::Engine(format!("{error:#}"));
-        let engine = Engine::new(&config(&limits)).map_err(broken)?;
-        let imports = Imports::new(&engine).map_err(broken)?;
-        let ended = Arc::new(AtomicBool::new(false));
-        let (ticking, stop, period) = (engine.weak(), ended.clone(), limits.epoch_tick);
-        let tick = move || {
-            while !stop.load(Ordering::Relaxed) {
-                std::thread::sleep(period);
-                match ticking.upgrade() {
-                    Some(engine) => engine.increment_epoch(),
-                    None => break,
-                }
-            }
-        };
-        std::thread::Builder::new().name("filter-budget".into()).spawn(tick).map_err(HostError::Ticker)?;
+        let engine = engine(&limits)?;
+        let imports = Imports::new(&engine).map_err(|error| HostError::Engine(format!("{error:#}")))?;
+        start_ticker(&engine, limits.epoch_tick)?;
         let shared = Arc::new(Shared::new(limits.clone()));
-        Ok(Arc::new(Host {
-            limits,
-            engine,
-            imports,
-            shared,
-            metrics: Arc::default(),
-            modules: Mutex::default(),
-            ended,
-        }))
+        Ok(Arc::new(Host { engine, imports, limits, shared, board: Arc::default(), compiled: Mutex::default() }))
     }
 
     /// Compiles, links, starts and configures a module once, as a test of it. Slow (hundreds of
     /// milliseconds for a module not seen before): call it off the path.
     pub fn build(&self, spec: FilterSpec) -> Result<Filter, BuildError> {
-        if spec.module.len() > self.limits.module_bytes_max {
-            return Err(BuildError::TooLarge { bytes: spec.module.len(), bytes_max: self.limits.module_bytes_max });
+        let digest = hex(&Sha256::digest(&spec.module));
+        let module = self.compile(&digest, &spec.module)?;
+        let abi = abi_version(&module)?;
+        let exports = Exports::find(&module, abi)?;
+        let pre = self.link(&module)?;
+        self.shared.enter(&spec.vm_id);
+        let tick = self.limits.epoch_tick;
+        let mut limits = spec.limits;
+        limits.memory_bytes_max = limits.memory_bytes_max.min(self.limits.vm_memory_bytes_max);
+        let inner = Arc::new(FilterInner {
+            metrics: self.board.counters(&spec.name),
+            name: spec.name.into(),
+            digest,
+            sections: custom_sections(&spec.module),
+            settings: spec.settings,
+            vm_configuration: spec.vm_configuration,
+            vm_id: spec.vm_id,
+            root_id: spec.root_id,
+            on_failure: spec.on_failure,
+            callback_ticks: ticks(limits.callback_budget, tick),
+            start_ticks: ticks(limits.start_budget, tick),
+            limits,
+            abi,
+            exports,
+            pre,
+            shared: self.shared.clone(),
+        });
+        // The self-test: a VM that is thrown away at once.
+        match Vm::start(&inner, &inner.metrics.shard()) {
+            Ok(vm) => vm.shut_down(),
+            Err(failure) => return Err(failure.into()),
         }
-        if !spec.module.starts_with(b"\0asm\x01\0\0\0") {
-            let first = spec.module.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
-            let found = if first.is_empty() { "nothing".into() } else { first };
+        Ok(Filter { inner })
+    }
+
+    /// Counters and guest metrics of all filters, for a prometheus registry.
+    pub fn collector(&self) -> Box<dyn prometheus::core::Collector> {
+        Box::new(BoardCollector::new(self.board.clone()))
+    }
+
+    fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Module, BuildError> {
+        if !bytes.starts_with(&WASM_MAGIC) {
+            let found = if bytes.is_empty() { "nothing".to_owned() } else { spaced_hex(&bytes[..bytes.len().min(8)]) };
             return Err(BuildError::NotWasm { found });
         }
-        let digest: [u8; 32] = Sha256::digest(&spec.module).into();
-        let module = self.compiled(digest, &spec.module)?;
-        Filter::new(self, spec, digest, &module)
-    }
-
-    /// Metrics that filters defined, by filter and name.
-    pub fn guest_metrics(&self) -> Vec<GuestMetric> {
-        self.metrics.read()
-    }
-
-    fn compiled(&self, digest: [u8; 32], wasm: &[u8]) -> Result<Module, BuildError> {
-        let lock = || self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = lock().0.get(&digest) {
-            return Ok(module.clone());
+        if bytes.len() > self.limits.module_bytes_max {
+            return Err(BuildError::TooLarge { bytes: bytes.len(), bytes_max: self.limits.module_bytes_max });
         }
-        let module = Module::new(&self.engine, wasm).map_err(|error| BuildError::Compile(format!("{error:#}")))?;
-        let mut modules = lock();
-        if modules.0.insert(digest, module.clone()).is_none() {
-            modules.1.push(digest);
+        if let Some(module) = self.cached(digest) {
+            return Ok(module);
         }
-        while modules.1.len() > self.limits.modules_cached_max {
-            let oldest = modules.1.remove(0);
-            modules.0.remove(&oldest);
+        let module =
+            Module::from_binary(&self.engine, bytes).map_err(|error| BuildError::Compile(format!("{error:#}")))?;
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if compiled.len() >= self.limits.modules_cached_max && !compiled.is_empty() {
+            compiled.remove(0);
         }
+        compiled.push((digest.to_owned(), module.clone()));
         Ok(module)
     }
-}
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
+    fn cached(&self, digest: &str) -> Option<Module> {
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = compiled.iter().position(|(known, _)| known == digest)?;
+        let entry = compiled.remove(at);
+        let module = entry.1.clone();
+        compiled.push(entry);
+        Some(module)
+    }
+
+    fn link(&self, module: &Module) -> Result<wasmtime::InstancePre<crate::state::State>, BuildError> {
+        let mut linker = self.imports.linker.clone();
+        for (from, name, ty) in missing_wasi(module, &self.imports)? {
+            let answers = ty.results().len();
+            let defined = linker.func_new(&from, &name, ty, move |_, _, results| {
+                if answers == 1 {
+                    results[0] = Val::I32(wasi::NOSYS);
+                }
+                Ok(())
+            });
+            defined.map_err(|error| BuildError::Instantiate(format!("{error:#}")))?;
+        }
+        linker.instantiate_pre(module).map_err(|error| {
+            let text = format!("{error:#}");
+            // The engine names a function of the wrong type between backticks.
+            match text.split('`').nth(1) {
+                Some(name) if text.contains("incompatible import type") => {
+                    BuildError::Signature { name: name.replace("::", "."), detail: text.clone() }
+                }
+                _ => BuildError::Instantiate(text),
+            }
+        })
     }
 }
 
-fn config(limits: &HostLimits) -> Config {
-    let mut pool = PoolingAllocationConfig::default();
+impl From<StartFailure> for BuildError {
+    fn from(failure: StartFailure) -> Self {
+        match failure {
+            StartFailure::Instantiate(text) => BuildError::Instantiate(text),
+            StartFailure::Failed { callback, cause, said } => BuildError::Start { callback, cause, said },
+            StartFailure::Refused { what, callback, said } => BuildError::Refused { what, callback, said },
+        }
+    }
+}
+
+/// Address space reserved for one memory: with all of 4 GiB reserved, compiled code needs no bounds
+/// checks. It is only address space, but where a machine forbids so much, checks take its place.
+fn engine(limits: &HostLimits) -> Result<Engine, HostError> {
+    let whole = 4u64 << 30;
+    let exact = (limits.vm_memory_bytes_max as u64).next_multiple_of(64 << 10);
+    let first = Engine::new(&config(limits, whole));
+    first.or_else(|_| Engine::new(&config(limits, exact))).map_err(|error| HostError::Engine(format!("{error:#}")))
+}
+
+fn config(limits: &HostLimits, reservation_bytes: u64) -> Config {
+    let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(limits.vms_max)
         .total_memories(limits.vms_max)
-        .total_tables(limits.vms_max * 2)
-        .max_tables_per_module(2)
-        .max_memory_size(limits.vm_memory_bytes_max)
+        .total_tables(limits.vms_max.saturating_mul(TABLES_PER_MODULE_MAX))
+        .max_memories_per_module(1)
+        .max_tables_per_module(TABLES_PER_MODULE_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
-        // A slot that is used again keeps its first pages, so that a new VM is microseconds away.
-        .linear_memory_keep_resident(256 << 10)
-        .table_keep_resident(32 << 10);
+        .max_memory_size(limits.vm_memory_bytes_max)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .max_unused_warm_slots(limits.vms_max.min(64));
     let mut config = Config::new();
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .memory_reservation(reservation_bytes)
         .epoch_interruption(true)
         .max_wasm_stack(limits.wasm_stack_bytes_max)
-        // Modules are small and their traps are logged by word, not by frame.
-        .wasm_backtrace_max_frames(None);
+        .wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES_MAX))
+        .cranelift_opt_level(OptLevel::Speed)
+        .wasm_multi_memory(false)
+        .wasm_memory64(false);
     config
+}
+
+/// Counts time for as long as any filter of this engine lives, also after its `Host` is gone.
+fn start_ticker(engine: &Engine, tick: Duration) -> Result<(), HostError> {
+    let engine = engine.weak();
+    let run = move || {
+        loop {
+            std::thread::sleep(tick);
+            match engine.upgrade() {
+                Some(engine) => engine.increment_epoch(),
+                None => break,
+            }
+        }
+    };
+    std::thread::Builder::new().name("filter-epoch".to_owned()).spawn(run).map(drop).map_err(HostError::Ticker)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn spaced_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }

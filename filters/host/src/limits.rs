@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::error::HostError;
 
+/// Elements of one guest table (function pointers); Rust modules have hundreds.
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
+
 /// Bounds of the whole process.
 #[derive(Debug, Clone)]
 pub struct HostLimits {
@@ -73,9 +76,6 @@ impl HostLimits {
     }
 }
 
-/// Elements of one table of a module: function pointers, of which a large module has some thousands.
-pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
-
 /// Bounds of one filter.
 #[derive(Debug, Clone)]
 pub struct FilterLimits {
@@ -92,7 +92,7 @@ pub struct FilterLimits {
     pub metrics_max: usize,
     /// Bytes that the filter may hold back per stream and direction by answering Pause.
     pub held_bytes_max: usize,
-    /// Bytes that a body may grow to in one callback.
+    /// The largest body that the filter may make of a chunk, bytes.
     pub body_bytes_max: usize,
     /// Bytes of `proxy_set_property` per stream.
     pub stored_bytes_max: usize,

@@ -223,6 +223,8 @@ pub(crate) struct Shard {
     pub(crate) vms_dropped: AtomicU64,
     pub(crate) reattached: AtomicU64,
     pub(crate) log_lines_dropped: AtomicU64,
+    pub(crate) streams_opened: AtomicU64,
+    pub(crate) streams_closed: AtomicU64,
 }
 
 /// Adds one to a counter that only this thread writes.

@@ -1,51 +1,307 @@
-//! One instance of a module: started, configured, and called back under a CPU budget. It knows its own
-//! contexts by number; which stream they belong to is the chain's business.
+//! One VM: an instance of a filter's module on one thread, started and configured, and the way in.
+//! It judges nothing: what a status means for a stream is the worker chain's business.
 
+use std::mem;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use wasmtime::{AsContextMut, Instance, Store, Trap, TypedFunc, WasmParams, WasmResults};
+use wasmtime::{AsContextMut, Store, Trap, TypedFunc, WasmParams, WasmResults};
 
-use crate::error::{BuildError, Cause};
-use crate::filter::{AbiVersion, FilterInner};
-use crate::state::{Call, Phase, ROOT_CONTEXT, Shard, State, VM_CONTEXT, count};
+use crate::error::Cause;
+use crate::filter::FilterInner;
+use crate::headers::Headers;
+use crate::module::{Callbacks, HeadersEntry};
+use crate::state::{Asked, Call, Original, Phase, ROOT_CONTEXT, Shard, State, StreamShared, VM_CONTEXT, count};
 
-/// What a headers or body callback answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
-    Continue,
-    Pause,
-}
-
-type Create = TypedFunc<(u32, u32), ()>;
-type Ask = TypedFunc<(u32, u32), u32>;
-type OnBody = TypedFunc<(u32, u32, u32), u32>;
-
-#[derive(Clone)]
-enum OnHeaders {
-    /// ABI 0.1.0: context, number of headers.
-    Old(Ask),
-    /// Later: and the end of the stream.
-    New(OnBody),
-}
-
-/// The callbacks that a module exports.
-struct Callbacks {
-    context_create: Option<Create>,
-    request_headers: Option<OnHeaders>,
-    request_body: Option<OnBody>,
-    response_headers: Option<OnHeaders>,
-    response_body: Option<OnBody>,
-    done: Option<TypedFunc<u32, u32>>,
-    log: Option<TypedFunc<u32, ()>>,
-    delete: Option<TypedFunc<u32, ()>>,
-    tick: Option<TypedFunc<u32, ()>>,
-    queue_ready: Option<TypedFunc<(u32, u32), ()>>,
-}
+/// Vectors that swapped through a VM keep at most this much, so that one giant message is not
+/// remembered in every session's buffer.
+const SPARE_BYTES_MAX: usize = 64 << 10;
 
 pub(crate) struct Vm {
-    pub(crate) store: Store<State>,
+    store: Store<State>,
     callbacks: Callbacks,
     callback_ticks: u64,
+}
+
+/// Why a VM did not come up.
+#[derive(Debug)]
+pub(crate) enum StartFailure {
+    Instantiate(String),
+    Failed { callback: &'static str, cause: Cause, said: Option<String> },
+    Refused { what: &'static str, callback: &'static str, said: Option<String> },
+}
+
+impl Vm {
+    /// Instantiates, starts and configures. Every step is under the start budget.
+    pub(crate) fn start(filter: &Arc<FilterInner>, counters: &Arc<Shard>) -> Result<Vm, StartFailure> {
+        let mut store = Store::new(filter.pre.module().engine(), State::new(filter.clone(), counters.clone()));
+        store.limiter(|state| &mut state.limiter);
+        store.set_epoch_deadline(filter.start_ticks);
+        let instance = match filter.pre.instantiate(&mut store) {
+            Ok(instance) => instance,
+            Err(error) if error.is::<Trap>() => {
+                let cause = classify(&error, store.data());
+                return Err(StartFailure::Failed { callback: "start", cause, said: None });
+            }
+            Err(error) => return Err(StartFailure::Instantiate(format!("{error:#}"))),
+        };
+        let broken = |error: wasmtime::Error| StartFailure::Instantiate(format!("{error:#}"));
+        let callbacks = filter.exports.resolve(&instance, store.as_context_mut()).map_err(broken)?;
+        let malloc = filter.exports.malloc(&instance, store.as_context_mut()).map_err(broken)?;
+        let memory =
+            instance.get_module_export(&mut store, &filter.exports.memory).and_then(|found| found.into_memory());
+        let state = store.data_mut();
+        (state.memory, state.malloc) = (memory, malloc);
+        count(&counters.vms_created);
+        let mut vm = Vm { store, callbacks, callback_ticks: filter.start_ticks };
+        vm.initialize()?;
+        vm.configure()?;
+        vm.store.data_mut().log.listening = false;
+        vm.callback_ticks = filter.callback_ticks;
+        Ok(vm)
+    }
+
+    fn initialize(&mut self) -> Result<(), StartFailure> {
+        let Callbacks { initialize, start, main, main_void, .. } = &self.callbacks;
+        let store = &mut self.store;
+        let call = Call::new(VM_CONTEXT, Phase::Quiet);
+        let ticks = self.callback_ticks;
+        let result = if let Some(initialize) = initialize {
+            enter(store, initialize, (), call, ticks).map_err(|cause| ("_initialize", cause)).and_then(|()| {
+                match (main, main_void) {
+                    (Some(main), _) => {
+                        enter(store, main, (0, 0), call, ticks).map_err(|cause| ("main", cause)).map(drop)
+                    }
+                    (None, Some(main)) => {
+                        enter(store, main, (), call, ticks).map_err(|cause| ("main", cause)).map(drop)
+                    }
+                    (None, None) => Ok(()),
+                }
+            })
+        } else if let Some(start) = start {
+            enter(store, start, (), call, ticks).map_err(|cause| ("_start", cause))
+        } else {
+            Ok(())
+        };
+        result.map_err(|(callback, cause)| self.failed(callback, cause))
+    }
+
+    fn configure(&mut self) -> Result<(), StartFailure> {
+        let Callbacks { on_context_create, on_vm_start, on_configure, .. } = &self.callbacks;
+        let (store, ticks) = (&mut self.store, self.callback_ticks);
+        let sizes = (store.data().filter.vm_configuration.len() as u32, store.data().filter.settings.len() as u32);
+        let configure = Call::new(ROOT_CONTEXT, Phase::Configure);
+        if let Some(create) = on_context_create
+            && let Err(cause) = enter(store, create, (ROOT_CONTEXT, 0), configure, ticks)
+        {
+            return Err(self.failed("proxy_on_context_create", cause));
+        }
+        if let Some(on_vm_start) = on_vm_start {
+            let call = Call::new(ROOT_CONTEXT, Phase::Quiet);
+            match enter(store, on_vm_start, (ROOT_CONTEXT, sizes.0), call, ticks) {
+                Ok(0) => return Err(self.refused("VM configuration", "proxy_on_vm_start")),
+                Ok(_) => {}
+                Err(cause) => return Err(self.failed("proxy_on_vm_start", cause)),
+            }
+        }
+        if let Some(on_configure) = on_configure {
+            match enter(store, on_configure, (ROOT_CONTEXT, sizes.1), configure, ticks) {
+                Ok(0) => return Err(self.refused("settings", "proxy_on_configure")),
+                Ok(_) => {}
+                Err(cause) => return Err(self.failed("proxy_on_configure", cause)),
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, callback: &'static str, cause: Cause) -> StartFailure {
+        StartFailure::Failed { callback, cause, said: self.store.data_mut().log.said.take() }
+    }
+
+    fn refused(&mut self, what: &'static str, callback: &'static str) -> StartFailure {
+        StartFailure::Refused { what, callback, said: self.store.data_mut().log.said.take() }
+    }
+
+    /// Calls `function` under the budget. After an error the VM must be thrown away.
+    fn call<P: WasmParams, R: WasmResults>(
+        store: &mut Store<State>,
+        function: &TypedFunc<P, R>,
+        parameters: P,
+        call: Call,
+        ticks: u64,
+    ) -> Result<R, Cause> {
+        count(&store.data().counters.calls);
+        enter(store, function, parameters, call, ticks)
+    }
+
+    pub(crate) fn create_context(&mut self, stream: Rc<StreamShared>) -> Result<u32, Cause> {
+        let id = self.store.data_mut().add_context(stream);
+        if let Some(create) = &self.callbacks.on_context_create {
+            Self::call(&mut self.store, create, (id, ROOT_CONTEXT), Call::new(id, Phase::Quiet), self.callback_ticks)?;
+        }
+        Ok(id)
+    }
+
+    /// Envoy's headers status: 0 goes on, anything else stops.
+    pub(crate) fn request_headers(&mut self, context: u32, headers: &mut Headers) -> Result<u32, Cause> {
+        let Some(entry) = &self.callbacks.on_request_headers else { return Ok(0) };
+        let size = headers.len() as u32;
+        mem::swap(&mut self.store.data_mut().request, headers);
+        let call = Call::new(context, Phase::RequestHeaders);
+        let result = Self::call_headers(&mut self.store, entry, context, size, call, self.callback_ticks);
+        mem::swap(&mut self.store.data_mut().request, headers);
+        result
+    }
+
+    pub(crate) fn response_headers(&mut self, context: u32, headers: &mut Headers) -> Result<u32, Cause> {
+        let Some(entry) = &self.callbacks.on_response_headers else { return Ok(0) };
+        let size = headers.len() as u32;
+        mem::swap(&mut self.store.data_mut().response, headers);
+        let call = Call::new(context, Phase::ResponseHeaders);
+        let result = Self::call_headers(&mut self.store, entry, context, size, call, self.callback_ticks);
+        mem::swap(&mut self.store.data_mut().response, headers);
+        result
+    }
+
+    fn call_headers(
+        store: &mut Store<State>,
+        entry: &HeadersEntry,
+        context: u32,
+        size: u32,
+        call: Call,
+        ticks: u64,
+    ) -> Result<u32, Cause> {
+        match entry {
+            HeadersEntry::Old(old) => Self::call(store, old, (context, size), call, ticks),
+            HeadersEntry::New(new) => Self::call(store, new, (context, size, 0), call, ticks),
+        }
+    }
+
+    /// Envoy's data status: 0 goes on, 1 and 2 hold back, more drops. After an error `data` is as it was.
+    pub(crate) fn request_body(&mut self, context: u32, data: &mut Vec<u8>) -> Result<u32, Cause> {
+        let Some(entry) = &self.callbacks.on_request_body else { return Ok(0) };
+        Self::body(&mut self.store, entry, Call::new(context, Phase::RequestBody), data, self.callback_ticks)
+    }
+
+    pub(crate) fn response_body(&mut self, context: u32, data: &mut Vec<u8>) -> Result<u32, Cause> {
+        let Some(entry) = &self.callbacks.on_response_body else { return Ok(0) };
+        Self::body(&mut self.store, entry, Call::new(context, Phase::ResponseBody), data, self.callback_ticks)
+    }
+
+    #[inline]
+    fn body(
+        store: &mut Store<State>,
+        entry: &TypedFunc<(u32, u32, u32), u32>,
+        call: Call,
+        data: &mut Vec<u8>,
+        ticks: u64,
+    ) -> Result<u32, Cause> {
+        let state = store.data_mut();
+        mem::swap(&mut state.body, data);
+        state.original = Original::Same;
+        let size = state.body.len() as u32;
+        let result = Self::call(store, entry, (call.context, size, 0), call, ticks);
+        let state = store.data_mut();
+        if result.is_err() {
+            state.restore_body();
+        }
+        mem::swap(&mut state.body, data);
+        if state.spare.capacity() > SPARE_BYTES_MAX {
+            state.spare = Vec::new();
+        }
+        result
+    }
+
+    /// `on_log`, `on_done`, `on_delete` of a stream: the order in which Envoy ends one.
+    pub(crate) fn end_context(&mut self, context: u32, request: &Headers, response: &Headers) -> Result<(), Cause> {
+        let (store, ticks) = (&mut self.store, self.callback_ticks);
+        let result = (|| {
+            if let Some(on_log) = &self.callbacks.on_log {
+                let state = store.data_mut();
+                state.request.clone_from(request);
+                state.response.clone_from(response);
+                let result = Self::call(store, on_log, context, Call::new(context, Phase::Log), ticks);
+                let state = store.data_mut();
+                state.request.clear();
+                state.response.clear();
+                result?;
+            }
+            let quiet = Call::new(context, Phase::Quiet);
+            if let Some(on_done) = &self.callbacks.on_done {
+                Self::call(store, on_done, context, quiet, ticks)?;
+            }
+            if let Some(on_delete) = &self.callbacks.on_delete {
+                Self::call(store, on_delete, context, quiet, ticks)?;
+            }
+            Ok(())
+        })();
+        let state = self.store.data_mut();
+        state.contexts.remove(&context);
+        state.asked.retain(|(id, _)| *id != context);
+        result
+    }
+
+    /// Runs `on_tick` if it is due, and `on_queue_ready` for what arrived.
+    pub(crate) fn tick(&mut self, now: Instant) -> Result<(), Cause> {
+        let quiet = Call::new(ROOT_CONTEXT, Phase::Quiet);
+        let state = self.store.data_mut();
+        if let (Some(due), Some(period)) = (state.next_tick, state.tick_period)
+            && due <= now
+        {
+            // Late ticks are not made up for.
+            state.next_tick = Some(now + period);
+            if let Some(on_tick) = &self.callbacks.on_tick {
+                Self::call(&mut self.store, on_tick, ROOT_CONTEXT, quiet, self.callback_ticks)?;
+            }
+        }
+        if self.store.data().mailbox.has_mail() {
+            let tokens = self.store.data().mailbox.take();
+            if let Some(on_queue_ready) = &self.callbacks.on_queue_ready {
+                for token in tokens {
+                    Self::call(&mut self.store, on_queue_ready, (ROOT_CONTEXT, token), quiet, self.callback_ticks)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn next_tick(&self) -> Option<Instant> {
+        self.callbacks.on_tick.as_ref().and(self.store.data().next_tick)
+    }
+
+    pub(crate) fn waits_for_queues(&self) -> bool {
+        self.store.data().mailbox.in_use()
+    }
+
+    /// Whether the last callback asked for anything; false nearly always.
+    #[inline]
+    pub(crate) fn has_asked(&self) -> bool {
+        !self.store.data().asked.is_empty()
+    }
+
+    /// What was asked, with the streams that it was asked for.
+    pub(crate) fn take_asked(&mut self) -> Vec<(Rc<StreamShared>, u32, Asked)> {
+        let state = self.store.data_mut();
+        let asked = mem::take(&mut state.asked);
+        asked.into_iter().filter_map(|(id, asked)| Some((state.contexts.get(&id)?.clone(), id, asked))).collect()
+    }
+
+    /// The root context ends with its VM.
+    pub(crate) fn shut_down(mut self) {
+        let quiet = Call::new(ROOT_CONTEXT, Phase::Quiet);
+        let ticks = self.callback_ticks;
+        if let Some(on_done) = &self.callbacks.on_done
+            && Self::call(&mut self.store, on_done, ROOT_CONTEXT, quiet, ticks).is_err()
+        {
+            return;
+        }
+        if let Some(on_delete) = &self.callbacks.on_delete {
+            // It is over either way.
+            let _ = Self::call(&mut self.store, on_delete, ROOT_CONTEXT, quiet, ticks);
+        }
+    }
 }
 
 impl Drop for Vm {
@@ -54,262 +310,47 @@ impl Drop for Vm {
     }
 }
 
-impl Vm {
-    /// Instantiates, starts and configures.
-    pub(crate) fn start(filter: &Arc<FilterInner>, shard: Arc<Shard>) -> Result<Self, BuildError> {
-        let mut store = Store::new(filter.instance.module().engine(), State::new(filter.clone(), shard));
-        store.limiter(|state| &mut state.limiter);
-        store.set_epoch_deadline(filter.start_ticks);
-        let instance = filter.instance.instantiate(&mut store).map_err(|error| match cause_of(&store, &error) {
-            Cause::Trap if error.downcast_ref::<Trap>().is_none() => BuildError::Instantiate(format!("{error:#}")),
-            cause => BuildError::Start { callback: "start function", cause, said: said(&mut store) },
-        })?;
-        count(&store.data().counters.vms_created);
-        store.data_mut().memory = instance.get_memory(&mut store, "memory");
-        if store.data().memory.is_none() {
-            return Err(BuildError::MissingExport("memory"));
-        }
-        let callbacks = callbacks(&mut store, instance, filter.abi)?;
-        let malloc = match export(&mut store, instance, "proxy_on_memory_allocate")? {
-            Some(malloc) => Some(malloc),
-            None => export(&mut store, instance, "malloc")?,
-        };
-        store.data_mut().malloc = malloc;
-        let mut vm = Vm { store, callbacks, callback_ticks: filter.callback_ticks };
-        vm.begin(instance, filter)?;
-        let log = &mut vm.store.data_mut().log;
-        (log.listening, log.said) = (false, None);
-        Ok(vm)
-    }
-
-    fn begin(&mut self, instance: Instance, filter: &FilterInner) -> Result<(), BuildError> {
-        let ticks = filter.start_ticks;
-        let store = &mut self.store;
-        if let Some(initialize) = export::<(), ()>(store, instance, "_initialize")? {
-            self.must(initialize, (), "_initialize", Call::IDLE, ticks)?;
-            if let Some(main) = export::<(u32, u32), u32>(&mut self.store, instance, "main")? {
-                self.must(main, (0, 0), "main", Call::IDLE, ticks)?;
-            }
-        } else if let Some(start) = export::<(), ()>(store, instance, "_start")? {
-            self.must(start, (), "_start", Call::IDLE, ticks)?;
-        }
-        if let Some(create) = self.callbacks.context_create.clone() {
-            let call = Call::new(ROOT_CONTEXT, Phase::Quiet);
-            self.must(create, (ROOT_CONTEXT, VM_CONTEXT), "proxy_on_context_create", call, ticks)?;
-        }
-        let asks = [
-            ("proxy_on_vm_start", "VM configuration", filter.vm_configuration.len(), Phase::Quiet),
-            ("proxy_on_configure", "settings", filter.settings.len(), Phase::Configure),
-        ];
-        for (callback, what, len, phase) in asks {
-            let Some(ask) = export::<(u32, u32), u32>(&mut self.store, instance, callback)? else { continue };
-            let call = Call::new(ROOT_CONTEXT, phase);
-            if self.must(ask, (ROOT_CONTEXT, len as u32), callback, call, ticks)? == 0 {
-                return Err(BuildError::Refused { what, callback, said: said(&mut self.store) });
-            }
-        }
-        Ok(())
-    }
-
-    fn must<P: WasmParams, R: WasmResults>(
-        &mut self,
-        function: TypedFunc<P, R>,
-        arguments: P,
-        callback: &'static str,
-        call: Call,
-        ticks: u64,
-    ) -> Result<R, BuildError> {
-        let result = call_back(&mut self.store, &function, arguments, call, ticks);
-        result.map_err(|cause| BuildError::Start { callback, cause, said: said(&mut self.store) })
-    }
-
-    pub(crate) fn judges_requests(&self) -> bool {
-        self.callbacks.request_body.is_some()
-    }
-
-    pub(crate) fn judges_responses(&self) -> bool {
-        self.callbacks.response_body.is_some()
-    }
-
-    pub(crate) fn create_context(&mut self, context: u32) -> Result<(), Cause> {
-        let Some(create) = &self.callbacks.context_create else { return Ok(()) };
-        let call = Call::new(context, Phase::Quiet);
-        call_back(&mut self.store, create, (context, ROOT_CONTEXT), call, self.callback_ticks)
-    }
-
-    /// `on_request_headers`, not the end of the stream; the map is the state's `request`.
-    pub(crate) fn request_headers(&mut self, context: u32) -> Result<Action, Cause> {
-        let headers = self.store.data().request.len() as u32;
-        let call = Call::new(context, Phase::RequestHeaders);
-        call_headers(
-            &mut self.store,
-            self.callbacks.request_headers.as_ref(),
-            context,
-            headers,
-            call,
-            self.callback_ticks,
-        )
-    }
-
-    /// `on_response_headers`, not the end of the stream; the map is the state's `response`.
-    pub(crate) fn response_headers(&mut self, context: u32) -> Result<Action, Cause> {
-        let headers = self.store.data().response.len() as u32;
-        let call = Call::new(context, Phase::ResponseHeaders);
-        call_headers(
-            &mut self.store,
-            self.callbacks.response_headers.as_ref(),
-            context,
-            headers,
-            call,
-            self.callback_ticks,
-        )
-    }
-
-    /// `on_request_body`, not the end of the stream; the bytes are the state's `body`.
-    pub(crate) fn request_body(&mut self, context: u32) -> Result<Action, Cause> {
-        let Some(on_body) = &self.callbacks.request_body else { return Ok(Action::Continue) };
-        let size = self.store.data().body.len() as u32;
-        let call = Call::new(context, Phase::RequestBody);
-        call_back(&mut self.store, on_body, (context, size, 0), call, self.callback_ticks).map(action)
-    }
-
-    /// `on_response_body`, not the end of the stream; the bytes are the state's `body`.
-    pub(crate) fn response_body(&mut self, context: u32) -> Result<Action, Cause> {
-        let Some(on_body) = &self.callbacks.response_body else { return Ok(Action::Continue) };
-        let size = self.store.data().body.len() as u32;
-        let call = Call::new(context, Phase::ResponseBody);
-        call_back(&mut self.store, on_body, (context, size, 0), call, self.callback_ticks).map(action)
-    }
-
-    /// `on_log`, `on_done`, `on_delete`: the context ends, whatever the guest answers.
-    pub(crate) fn end_context(&mut self, context: u32) -> Result<(), Cause> {
-        let result = self.say_goodbye(context);
-        let state = self.store.data_mut();
-        state.contexts.remove(&context);
-        state.asked.retain(|(id, _)| *id != context);
-        result
-    }
-
-    fn say_goodbye(&mut self, context: u32) -> Result<(), Cause> {
-        let (store, ticks) = (&mut self.store, self.callback_ticks);
-        if let Some(log) = &self.callbacks.log {
-            call_back(store, log, context, Call::new(context, Phase::Log), ticks)?;
-        }
-        if let Some(done) = &self.callbacks.done {
-            call_back(store, done, context, Call::new(context, Phase::Quiet), ticks)?;
-        }
-        if let Some(delete) = &self.callbacks.delete {
-            call_back(store, delete, context, Call::new(context, Phase::Quiet), ticks)?;
-        }
-        Ok(())
-    }
-
-    /// `on_tick` of the root context.
-    pub(crate) fn tick(&mut self) -> Result<(), Cause> {
-        let Some(tick) = &self.callbacks.tick else { return Ok(()) };
-        call_back(&mut self.store, tick, ROOT_CONTEXT, Call::new(ROOT_CONTEXT, Phase::Quiet), self.callback_ticks)
-    }
-
-    /// `on_queue_ready` of the root context.
-    pub(crate) fn queue_ready(&mut self, token: u32) -> Result<(), Cause> {
-        let Some(ready) = &self.callbacks.queue_ready else { return Ok(()) };
-        let call = Call::new(ROOT_CONTEXT, Phase::Quiet);
-        call_back(&mut self.store, ready, (ROOT_CONTEXT, token), call, self.callback_ticks)
-    }
-}
-
-fn action(answer: u32) -> Action {
-    if answer == 0 { Action::Continue } else { Action::Pause }
-}
-
-fn call_headers(
-    store: &mut Store<State>,
-    callback: Option<&OnHeaders>,
-    context: u32,
-    headers: u32,
-    call: Call,
-    ticks: u64,
-) -> Result<Action, Cause> {
-    match callback {
-        None => Ok(Action::Continue),
-        Some(OnHeaders::Old(callback)) => call_back(store, callback, (context, headers), call, ticks).map(action),
-        Some(OnHeaders::New(callback)) => call_back(store, callback, (context, headers, 0), call, ticks).map(action),
-    }
-}
-
-/// One callback under its budget. After an error the VM must not be called again.
 #[inline]
-fn call_back<P: WasmParams, R: WasmResults>(
+fn enter<P: WasmParams, R: WasmResults>(
     store: &mut Store<State>,
     function: &TypedFunc<P, R>,
-    arguments: P,
+    parameters: P,
     call: Call,
     ticks: u64,
 ) -> Result<R, Cause> {
+    store.data_mut().call = call;
     store.set_epoch_deadline(ticks);
-    let state = store.data_mut();
-    state.call = call;
-    state.limiter.refused = false;
-    count(&state.counters.calls);
-    let result = function.call(store.as_context_mut(), arguments);
-    store.data_mut().call = Call::IDLE;
-    result.map_err(|error| fail(store, &error))
+    match function.call(&mut *store, parameters) {
+        Ok(result) => Ok(result),
+        Err(error) => Err(trapped(store, &error, call)),
+    }
 }
 
 #[cold]
-fn fail(store: &Store<State>, error: &wasmtime::Error) -> Cause {
-    let cause = cause_of(store, error);
+#[inline(never)]
+fn trapped(store: &mut Store<State>, error: &wasmtime::Error, call: Call) -> Cause {
     let state = store.data();
-    count(&state.counters.traps);
+    let cause = classify(error, state);
+    let counters = &state.counters;
+    count(&counters.traps);
     match cause {
-        Cause::Budget => count(&state.counters.budget_exceeded),
-        Cause::Memory => count(&state.counters.memory_exceeded),
+        Cause::Budget => count(&counters.budget_exceeded),
+        Cause::Memory => count(&counters.memory_exceeded),
         _ => {}
     }
-    tracing::warn!(filter = &*state.filter.name, cause = cause.as_str(), error = format!("{error:#}"), "filter failed");
+    tracing::warn!(
+        target: "bawaba::filter",
+        filter = &*state.filter.name, cause = %cause, phase = ?call.phase, context = call.context,
+        memory_bytes = state.limiter.bytes, traps = counters.traps.load(Ordering::Relaxed),
+        error = format!("{error:#}"), "filter trapped, its VM is replaced"
+    );
     cause
 }
 
-fn cause_of(store: &Store<State>, error: &wasmtime::Error) -> Cause {
+fn classify(error: &wasmtime::Error, state: &State) -> Cause {
     match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => Cause::Budget,
-        _ if store.data().limiter.refused => Cause::Memory,
+        _ if state.limiter.refused => Cause::Memory,
         _ => Cause::Trap,
     }
-}
-
-fn said(store: &mut Store<State>) -> Option<String> {
-    store.data_mut().log.said.take()
-}
-
-/// An export with the ABI's signature; `None` if there is none of the name.
-fn export<P: WasmParams, R: WasmResults>(
-    store: &mut Store<State>,
-    instance: Instance,
-    name: &'static str,
-) -> Result<Option<TypedFunc<P, R>>, BuildError> {
-    let Some(function) = instance.get_func(&mut *store, name) else { return Ok(None) };
-    let typed = function.typed::<P, R>(&*store);
-    typed.map(Some).map_err(|error| BuildError::Signature { name: name.into(), detail: format!("{error:#}") })
-}
-
-fn callbacks(store: &mut Store<State>, instance: Instance, abi: AbiVersion) -> Result<Callbacks, BuildError> {
-    let mut headers = |name| {
-        Ok(match abi {
-            AbiVersion::V0_1_0 => export(store, instance, name)?.map(OnHeaders::Old),
-            AbiVersion::V0_2_0 | AbiVersion::V0_2_1 => export(store, instance, name)?.map(OnHeaders::New),
-        })
-    };
-    Ok(Callbacks {
-        request_headers: headers("proxy_on_request_headers")?,
-        response_headers: headers("proxy_on_response_headers")?,
-        context_create: export(store, instance, "proxy_on_context_create")?,
-        request_body: export(store, instance, "proxy_on_request_body")?,
-        response_body: export(store, instance, "proxy_on_response_body")?,
-        done: export(store, instance, "proxy_on_done")?,
-        log: export(store, instance, "proxy_on_log")?,
-        delete: export(store, instance, "proxy_on_delete")?,
-        tick: export(store, instance, "proxy_on_tick")?,
-        queue_ready: export(store, instance, "proxy_on_queue_ready")?,
-    })
 }

@@ -1,163 +1,107 @@
-//! Metrics that filters define. Values are kept per process and filter name, so that they outlive a VM
-//! and add up over threads.
+//! Metrics that guests define. Numbers of metrics are a VM's own, values belong to the process.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::{Answer, Fault, Guest, Imports, Status, bytes, split, status, write};
+use super::{Answer, Fault, Guest, Imports, Status, bytes, split, status, write, write_u32};
+use crate::metrics::{GuestMetric, Kind};
 
-/// What kind of number a metric is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuestMetricKind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Count and sum of what was recorded.
-    Histogram,
-}
+/// As in Envoy, the two low bits of a metric's number are its kind.
+const KIND_MASK: u32 = 3;
+const NUMBER_SHIFT: u32 = 2;
 
-/// One metric of one filter, as it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuestMetric {
-    /// The filter's name.
-    pub filter: Arc<str>,
-    /// The name that the filter gave.
-    pub name: String,
-    /// Its kind.
-    pub kind: GuestMetricKind,
-    /// Counter or gauge: the value. Histogram: the sum.
-    pub value: i64,
-    /// Histogram: how often something was recorded.
-    pub count: u64,
-}
-
-#[derive(Debug)]
-struct Cell {
-    kind: GuestMetricKind,
-    value: AtomicI64,
-    count: AtomicU64,
-}
-
-/// Every filter's metrics in a process, bounded per filter by [`crate::FilterLimits::metrics_max`].
-#[derive(Debug, Default)]
-pub(crate) struct MetricRegistry {
-    cells: Mutex<BTreeMap<(Arc<str>, String), Arc<Cell>>>,
-}
-
-impl MetricRegistry {
-    fn define(&self, filter: &Arc<str>, name: String, kind: GuestMetricKind, max: usize) -> Option<Arc<Cell>> {
-        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cell) = cells.get(&(filter.clone(), name.clone())) {
-            return (cell.kind == kind).then(|| cell.clone());
-        }
-        if cells.keys().filter(|(owner, _)| owner == filter).count() >= max {
-            return None;
-        }
-        let cell = Arc::new(Cell { kind, value: AtomicI64::new(0), count: AtomicU64::new(0) });
-        cells.insert((filter.clone(), name), cell.clone());
-        Some(cell)
-    }
-
-    pub(crate) fn read(&self) -> Vec<GuestMetric> {
-        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = |((filter, name), cell): (&(Arc<str>, String), &Arc<Cell>)| GuestMetric {
-            filter: filter.clone(),
-            name: name.clone(),
-            kind: cell.kind,
-            value: cell.value.load(Ordering::Relaxed),
-            count: cell.count.load(Ordering::Relaxed),
-        };
-        cells.iter().map(read).collect()
-    }
-}
-
-/// The metrics that one VM defined; their numbers are places in it.
-#[derive(Debug)]
+/// What a VM's metric numbers mean: for each kind, the metrics in the order of their definition.
 pub(crate) struct MetricTable {
-    cells: Vec<Arc<Cell>>,
     metrics_max: usize,
+    by_kind: [Vec<Arc<GuestMetric>>; 3],
 }
 
 impl MetricTable {
     pub(crate) fn new(metrics_max: usize) -> Self {
-        MetricTable { cells: Vec::new(), metrics_max }
+        MetricTable { metrics_max, by_kind: Default::default() }
     }
 
-    fn get(&self, id: u32) -> Result<&Cell, Fault> {
-        let place = (id as usize).checked_sub(1);
-        place.and_then(|place| self.cells.get(place)).map(|cell| &**cell).ok_or(Fault::Status(Status::NotFound))
+    fn find(&self, id: u32) -> Option<(Kind, &GuestMetric)> {
+        let kind = Kind::parse(id & KIND_MASK)?;
+        let index = (id >> NUMBER_SHIFT).checked_sub(1)?;
+        Some((kind, self.by_kind[kind as usize].get(index as usize)?))
+    }
+
+    fn len(&self) -> usize {
+        self.by_kind.iter().map(Vec::len).sum()
     }
 }
-
-const NAME_BYTES_MAX: u32 = 256;
 
 pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
     imports.env("proxy_define_metric", |mut guest: Guest<'_>, kind: u32, name: u32, name_len: u32, id_at: u32| {
         status(define(&mut guest, kind, (name, name_len), id_at))
     })?;
     imports.env("proxy_increment_metric", |guest: Guest<'_>, id: u32, offset: i64| {
-        status(guest.data().metrics.get(id).and_then(|cell| increment(cell, offset)))
+        status(increment(&guest.data().metrics, id, offset))
     })?;
     imports.env("proxy_record_metric", |guest: Guest<'_>, id: u32, value: u64| {
-        status(guest.data().metrics.get(id).map(|cell| record(cell, value)))
+        status(record(&guest.data().metrics, id, value))
     })?;
-    imports
-        .env("proxy_get_metric", |mut guest: Guest<'_>, id: u32, value_at: u32| status(get(&mut guest, id, value_at)))
+    imports.env("proxy_get_metric", |mut guest: Guest<'_>, id: u32, value_at: u32| {
+        status(read(&guest.data().metrics, id).and_then(|value| {
+            let (memory, _) = split(&mut guest)?;
+            write(memory, value_at, &value.to_le_bytes())
+        }))
+    })
 }
 
 fn define(guest: &mut Guest<'_>, kind: u32, name: (u32, u32), id_at: u32) -> Answer {
-    let kind = match kind {
-        0 => GuestMetricKind::Counter,
-        1 => GuestMetricKind::Gauge,
-        2 => GuestMetricKind::Histogram,
-        _ => return Err(Status::BadArgument.into()),
-    };
-    if name.1 > NAME_BYTES_MAX {
-        return Err(Status::BadArgument.into());
-    }
     let (memory, state) = split(guest)?;
-    let name = String::from_utf8_lossy(bytes(memory, name.0, name.1)?).into_owned();
-    let filter = &state.filter;
-    if state.metrics.cells.len() >= state.metrics.metrics_max {
+    let name = bytes(memory, name.0, name.1)?;
+    let kind = Kind::parse(kind).ok_or(Status::BadArgument)?;
+    if state.metrics.len() >= state.metrics.metrics_max {
         return Err(Status::InternalFailure.into());
     }
-    let cell = filter.metric_registry.define(&filter.name, name, kind, filter.limits.metrics_max);
-    let cell = cell.ok_or(Status::InternalFailure)?;
-    state.metrics.cells.push(cell);
-    let id = state.metrics.cells.len() as u32;
-    write(memory, id_at, &id.to_le_bytes())
+    let name = String::from_utf8_lossy(name);
+    let metric = state.filter.metrics.define(&name, kind, state.filter.limits.metrics_max);
+    let metrics = &mut state.metrics.by_kind[kind as usize];
+    metrics.push(metric.ok_or(Status::InternalFailure)?);
+    let id = ((metrics.len() as u32) << NUMBER_SHIFT) | kind as u32;
+    write_u32(memory, id_at, id)
 }
 
-/// As in Envoy, a counter takes only positive steps and a histogram none.
-fn increment(cell: &Cell, offset: i64) -> Answer {
-    match cell.kind {
-        GuestMetricKind::Counter if offset > 0 => {}
-        GuestMetricKind::Gauge => {}
-        _ => return Err(Status::BadArgument.into()),
+fn known_kind(id: u32, absent: Status) -> Fault {
+    // A kind that can't do what is asked is a bad argument; a number never given out is not found.
+    Fault::Status(if id & KIND_MASK <= Kind::Gauge as u32 { Status::NotFound } else { absent })
+}
+
+fn increment(metrics: &MetricTable, id: u32, offset: i64) -> Answer {
+    match metrics.find(id) {
+        Some((Kind::Counter, metric)) if offset > 0 => {
+            metric.value.fetch_add(offset as u64, Ordering::Relaxed);
+            Ok(())
+        }
+        Some((Kind::Gauge, metric)) => {
+            let add = |value: u64| Some(value.saturating_add_signed(offset));
+            let _ = metric.value.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+            Ok(())
+        }
+        Some(_) => Err(Status::BadArgument.into()),
+        None => Err(known_kind(id, Status::BadArgument)),
     }
-    cell.value.fetch_add(offset, Ordering::Relaxed);
+}
+
+fn record(metrics: &MetricTable, id: u32, value: u64) -> Answer {
+    match metrics.find(id) {
+        Some((Kind::Counter, metric)) => {
+            metric.value.fetch_add(value, Ordering::Relaxed);
+        }
+        Some((Kind::Gauge, metric)) => metric.value.store(value, Ordering::Relaxed),
+        Some((Kind::Histogram, metric)) => metric.observe(value),
+        None => return Err(Status::NotFound.into()),
+    }
     Ok(())
 }
 
-fn record(cell: &Cell, value: u64) {
-    let value = i64::try_from(value).unwrap_or(i64::MAX);
-    match cell.kind {
-        GuestMetricKind::Gauge => cell.value.store(value, Ordering::Relaxed),
-        GuestMetricKind::Counter => drop(cell.value.fetch_add(value, Ordering::Relaxed)),
-        GuestMetricKind::Histogram => {
-            cell.value.fetch_add(value, Ordering::Relaxed);
-            cell.count.fetch_add(1, Ordering::Relaxed);
-        }
+fn read(metrics: &MetricTable, id: u32) -> Result<u64, Fault> {
+    match metrics.find(id) {
+        Some((Kind::Counter | Kind::Gauge, metric)) => Ok(metric.value.load(Ordering::Relaxed)),
+        Some((Kind::Histogram, _)) => Err(Status::BadArgument.into()),
+        None => Err(known_kind(id, Status::BadArgument)),
     }
-}
-
-fn get(guest: &mut Guest<'_>, id: u32, value_at: u32) -> Answer {
-    let (memory, state) = split(guest)?;
-    let cell = state.metrics.get(id)?;
-    if cell.kind == GuestMetricKind::Histogram {
-        return Err(Status::BadArgument.into());
-    }
-    write(memory, value_at, &cell.value.load(Ordering::Relaxed).to_le_bytes())
 }

@@ -1,10 +1,10 @@
 //! The little of WASI preview 1 that language runtimes need to start: clock, randomness, an empty
 //! environment, and standard output as a log. No file, no socket. Answers are proxy-wasm-cpp-host's.
 
+use std::time::Instant;
+
 use super::log::{Level, write_line};
 use super::{Answer, Guest, Imports, Status, bytes, split, stream::wall_clock_ns, write, write_u32};
-use crate::random::fill;
-use std::time::Instant;
 
 const SUCCESS: u32 = 0;
 const BADF: u32 = 8;
@@ -126,13 +126,7 @@ fn random_get(guest: &mut Guest<'_>, at: u32, len: u32) -> u32 {
     let Ok((memory, _)) = split(guest) else { return FAULT };
     let start = at as usize;
     match start.checked_add(len as usize).and_then(|end| memory.get_mut(start..end)) {
-        Some(place) => {
-            if fill(place) {
-                SUCCESS
-            } else {
-                FAULT
-            }
-        }
+        Some(place) => getrandom::fill(place).map_or(FAULT, |()| SUCCESS),
         None => FAULT,
     }
 }
