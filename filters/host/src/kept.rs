@@ -136,11 +136,11 @@ mod tests {
     #[test]
     fn every_view_comes_back_and_an_unchanged_one_costs_next_to_nothing() {
         let first: Headers =
-            [(":path", "/ws"), ("sec-websocket-extensions", "permessage-deflate"), ("x-long", &"é".repeat(200))]
+            [(":path", "/ws"), ("accept-encoding", "gzip"), ("x-long", &"é".repeat(200))]
                 .into_iter()
                 .collect();
         let mut second = first.clone();
-        second.remove("sec-websocket-extensions");
+        second.remove("accept-encoding");
         let mut third = second.clone();
         third.set(":path", "/other");
         third.add("x-new", "1");

@@ -77,8 +77,9 @@ impl Screening {
         let Some(islamic) = claims.get("islamic") else {
             return Self::Off;
         };
-        // Derived code would read an array as the fields in order.
-        if !islamic.is_object() {
+        // Derived code would read an array as the fields in order, and `{"off": null}` as the word `off`.
+        let is_text = |key| islamic.get(key).is_none_or(Value::is_string);
+        if !islamic.is_object() || !is_text("mode") || !is_text("rule") {
             return Self::Malformed;
         }
         match Claims::deserialize(islamic) {
