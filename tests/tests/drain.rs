@@ -1,5 +1,7 @@
 //! SIGTERM: clients are told when and where to come back, closed with 1012 in a paced way, and the process ends.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly")]
+
 use std::time::{Duration, Instant};
 
 use bawaba_tests::client::{Client, Connect};

@@ -1,5 +1,7 @@
 //! A module and its settings are replaced under 200 screened clients: the next message is judged by the new ones.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly")]
+
 use std::fs;
 
 use bawaba_tests::client::Client;

@@ -136,9 +136,7 @@ mod tests {
     #[test]
     fn every_view_comes_back_and_an_unchanged_one_costs_next_to_nothing() {
         let first: Headers =
-            [(":path", "/ws"), ("accept-encoding", "gzip"), ("x-long", &"é".repeat(200))]
-                .into_iter()
-                .collect();
+            [(":path", "/ws"), ("accept-encoding", "gzip"), ("x-long", &"é".repeat(200))].into_iter().collect();
         let mut second = first.clone();
         second.remove("accept-encoding");
         let mut third = second.clone();

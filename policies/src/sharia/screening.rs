@@ -78,7 +78,7 @@ impl Screening {
             return Self::Off;
         };
         // Derived code would read an array as the fields in order, and `{"off": null}` as the word `off`.
-        let is_text = |key| islamic.get(key).is_none_or(Value::is_string);
+        let is_text = |key| islamic.get(key).is_none_or(|value| value.is_string() || value.is_null());
         if !islamic.is_object() || !is_text("mode") || !is_text("rule") {
             return Self::Malformed;
         }
