@@ -1,5 +1,7 @@
 //! The laws of the host, tried with guests that the tests build themselves.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly")]
+
 #[path = "laws/calls.rs"]
 mod calls;
 #[path = "laws/confined.rs"]
