@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use bawaba_channels::close::CloseCode;
+use bawaba_channels::name::ChannelName;
 use bawaba_channels::reason::Reason;
 
 /// The arrows of ARCHITECTURE.md: crate, and exactly the crates of ours that it depends on.
@@ -48,6 +49,9 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     ),
     ("tungstenite", &["bawaba-tests"], "our own codec speaks; tungstenite is the oracle of tests"),
 ];
+
+/// Lines of a Rust source, at most.
+const LINES_MAX: usize = 600;
 
 static ROOT: LazyLock<PathBuf> =
     LazyLock::new(|| Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned());
@@ -267,6 +271,13 @@ fn a_source_says_what_it_is_and_leaves_nothing_undone() {
 }
 
 #[test]
+fn a_source_is_short() {
+    let long = texts("", ".rs").into_iter().map(|(file, source)| (file, source.lines().count()));
+    let long = long.filter(|(_, lines)| *lines > LINES_MAX).map(|(file, lines)| format!("{file}: {lines} lines"));
+    none_of(long.collect(), &format!("more than {LINES_MAX} lines: cut it where it has two subjects"));
+}
+
+#[test]
 fn no_tracked_file_names_a_machine() {
     let paths = [concat!("/ro", "ot/"), concat!("/wo", "rk/"), concat!("/ho", "me/")];
     let hosts = [
@@ -339,6 +350,100 @@ fn satisfied(expression: &str, allowed: &BTreeSet<&str>) -> bool {
     expression
         .split(" OR ")
         .any(|all| all.split(" AND ").all(|licence| licence.trim() == "yes" || allowed.contains(licence.trim())))
+}
+
+/// Markdown outside code blocks, line by line.
+fn prose(markdown: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut fenced = false;
+    markdown.lines().enumerate().filter_map(move |(index, line)| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        (!fenced && !fence).then_some((index + 1, line))
+    })
+}
+
+/// The texts between backticks of a line.
+fn code_spans(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+/// `a/{b,c}.rs` written out. Braces do not nest.
+fn expand(path: &str) -> Vec<String> {
+    match path.split_once('{').and_then(|(head, rest)| Some((head, rest.split_once('}')?))) {
+        Some((head, (names, tail))) => {
+            names.split(',').flat_map(|name| expand(&format!("{head}{name}{tail}"))).collect()
+        }
+        None => vec![path.to_owned()],
+    }
+}
+
+/// Whether a tracked file or folder has this path, from the root or as the tail of a longer one; `*` is any name's part.
+fn is_tracked(path: &str) -> bool {
+    let wanted: Vec<&str> = path.trim_start_matches("./").trim_end_matches('/').split('/').collect();
+    let matches = |(wanted, name): (&&str, &str)| match wanted.split_once('*') {
+        Some((head, tail)) => name.starts_with(head) && name.ends_with(tail),
+        None => *wanted == name,
+    };
+    TRACKED.iter().any(|file| {
+        let names: Vec<&str> = file.split('/').collect();
+        names.windows(wanted.len()).any(|window| wanted.iter().zip(window.iter().copied()).all(matches))
+    })
+}
+
+#[test]
+fn every_path_that_architecture_md_names_exists() {
+    let document = text("ARCHITECTURE.md").expect("ARCHITECTURE.md is text");
+    let file_types = [".rs", ".toml", ".md", ".yaml", ".yml", ".json", ".proto", ".csv", ".sh", ".py", ".mjs"];
+    let mut found = Vec::new();
+    for (number, line) in prose(&document) {
+        for span in code_spans(line) {
+            let plain = span.chars().all(|c| c.is_ascii_alphanumeric() || "_-./*{},".contains(c));
+            let path = span.contains('/') || file_types.iter().any(|end| span.ends_with(end));
+            // Not paths of ours: URL paths, made files, patterns for names, channel names (`egx/trades/COMI`).
+            let other = span.starts_with(['/', '.']) && !span.starts_with("./") && !span.starts_with(".ci")
+                || span.starts_with("target/")
+                || span.contains("NNN")
+                || ChannelName::parse(span).is_ok();
+            if plain && path && !other {
+                let missing = expand(span).into_iter().filter(|path| !is_tracked(path));
+                found.extend(missing.map(|path| format!("ARCHITECTURE.md:{number}: `{path}`")));
+            }
+        }
+    }
+    none_of(found, "ARCHITECTURE.md names what is not there");
+}
+
+/// GitHub's anchor for a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_relative_link_leads_somewhere() {
+    let mut found = Vec::new();
+    for (file, document) in texts("", ".md") {
+        for (number, line) in prose(&document) {
+            for target in line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next()) {
+                if target.contains("://") || target.starts_with("mailto:") {
+                    continue;
+                }
+                let (path, fragment) = target.split_once('#').unwrap_or((target, ""));
+                let base = ROOT.join(file);
+                let linked = if path.is_empty() { base } else { base.parent().unwrap().join(path) };
+                if !linked.exists() {
+                    found.push(format!("{file}:{number}: {target}: no such file"));
+                } else if !fragment.is_empty() && linked.extension().is_some_and(|extension| extension == "md") {
+                    let markdown = std::fs::read_to_string(&linked).unwrap();
+                    let mut headings = prose(&markdown).filter_map(|(_, line)| line.strip_prefix('#'));
+                    if !headings.any(|heading| anchor(heading.trim_start_matches('#')) == fragment) {
+                        found.push(format!("{file}:{number}: {target}: no such heading"));
+                    }
+                }
+            }
+        }
+    }
+    none_of(found, "a link in a document is dead");
 }
 
 #[test]
