@@ -142,9 +142,32 @@ pub(crate) struct Held {
     pub(crate) shown: bool,
 }
 
+impl Seat {
+    /// Shows a filter again what it held back, with what is new behind it.
+    #[cold]
+    pub(crate) fn show_held(&mut self, way: usize, data: &mut Vec<u8>) {
+        let Some(ways) = self.held.as_mut() else { return };
+        let Held { bytes, shown } = &mut ways[way];
+        if *shown {
+            bytes.append(data);
+            std::mem::swap(bytes, data);
+        }
+    }
+}
+
 impl ChainStream {
     /// The stream's name in [`WorkerChain::take_closed`]; it stays the same over [`WorkerChain::reopen`].
     pub fn token(&self) -> StreamToken {
         self.shared.token
+    }
+}
+
+impl From<StreamEnd> for Opening {
+    fn from(end: StreamEnd) -> Self {
+        match end {
+            StreamEnd::LocalResponse(response) => Opening::Refused(response),
+            StreamEnd::Denied { filter, cause } => Opening::Failed { filter, cause },
+            StreamEnd::ClosedByFilter { filter } => Opening::Failed { filter, cause: Cause::Closed },
+        }
     }
 }

@@ -107,6 +107,8 @@ pub(crate) struct FilterInner {
     pub(crate) pre: InstancePre<State>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: Arc<Counters>,
+    /// Length of a tick, in which the budgets below are counted.
+    pub(crate) tick: Duration,
     pub(crate) callback_ticks: u64,
     pub(crate) start_ticks: u64,
 }

@@ -71,6 +71,7 @@ impl Host {
             vm_id: spec.vm_id,
             root_id: spec.root_id,
             on_failure: spec.on_failure,
+            tick,
             callback_ticks: ticks(limits.callback_budget, tick),
             start_ticks: ticks(limits.start_budget, tick),
             limits,

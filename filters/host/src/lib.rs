@@ -24,6 +24,7 @@ mod metrics;
 mod module;
 mod rest;
 mod shared;
+mod slot;
 mod state;
 mod vm;
 mod worker;

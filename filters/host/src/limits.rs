@@ -79,8 +79,8 @@ impl HostLimits {
 /// Bounds of one filter.
 #[derive(Debug, Clone)]
 pub struct FilterLimits {
-    /// Wall-clock time that one callback may take before it is cut. Wall-clock, because that is what a
-    /// neighbour on the same worker waits; generous, because a busy machine also counts.
+    /// Time that one callback may take before it is cut: half of it wall-clock, the rest CPU time of its
+    /// thread, so that an endless loop ends and a thread that had to wait is not blamed.
     pub callback_budget: Duration,
     /// The same for start and configuration, which parse settings and data.
     pub start_budget: Duration,

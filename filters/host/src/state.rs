@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use wasmtime::{Memory, ResourceLimiter, TypedFunc};
+use wasmtime::{Memory, ResourceLimiter, TypedFunc, UpdateDeadline};
 
 use crate::abi::log::LogGate;
 use crate::abi::metrics::MetricTable;
@@ -91,6 +91,7 @@ pub(crate) struct State {
     pub(crate) filter: Arc<FilterInner>,
     pub(crate) call: Call,
     pub(crate) limiter: Limiter,
+    pub(crate) budget: Budget,
     pub(crate) memory: Option<Memory>,
     /// Taken while the guest's allocator runs, so that it can't be entered twice.
     pub(crate) malloc: Option<TypedFunc<u32, u32>>,
@@ -116,6 +117,7 @@ impl State {
         let limits = &filter.limits;
         State {
             limiter: Limiter { memory_bytes_max: limits.memory_bytes_max, bytes: 0, refused: false },
+            budget: Budget::new(filter.start_ticks, filter.tick),
             log: LogGate::new(limits.log_lines_per_second_max),
             metrics: MetricTable::new(limits.metrics_max),
             filter,
@@ -183,6 +185,40 @@ impl State {
             Original::Spare => std::mem::swap(&mut self.body, &mut self.spare),
         }
         self.original = Original::Same;
+    }
+}
+
+/// The CPU budget of the callback under way. Ticks are wall-clock time, and on a busy machine a thread
+/// may wait longer than it runs. So the first half of the budget is counted in ticks, which cost nothing;
+/// a guest that is still running then must spend the other half on its thread's CPU clock before it is cut.
+pub(crate) struct Budget {
+    pub(crate) half_ticks: u64,
+    tick: Duration,
+    /// The CPU clock when the first half was over. Reset by each call.
+    pub(crate) since: Option<Duration>,
+}
+
+impl Budget {
+    pub(crate) fn new(ticks: u64, tick: Duration) -> Self {
+        Budget { half_ticks: ticks.div_ceil(2), tick, since: None }
+    }
+
+    /// The deadline came: cut the guest, or let it run for some ticks more.
+    #[cold]
+    pub(crate) fn spent(&mut self) -> UpdateDeadline {
+        let clock = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let now = Duration::new(clock.tv_sec as u64, clock.tv_nsec as u32);
+        let Some(since) = self.since else {
+            self.since = Some(now);
+            return UpdateDeadline::Continue(self.half_ticks);
+        };
+        let allowed = self.tick.saturating_mul(u32::try_from(self.half_ticks).unwrap_or(u32::MAX));
+        match allowed.checked_sub(now.saturating_sub(since) + self.tick) {
+            Some(left) if !left.is_zero() => {
+                UpdateDeadline::Continue(left.as_nanos().div_ceil(self.tick.as_nanos().max(1)) as u64)
+            }
+            _ => UpdateDeadline::Interrupt,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::Cause;
 use crate::filter::FilterInner;
 use crate::headers::Headers;
 use crate::module::{Callbacks, HeadersEntry};
-use crate::state::{Asked, Call, Original, Phase, ROOT_CONTEXT, Shard, State, StreamShared, VM_CONTEXT, count};
+use crate::state::{Asked, Budget, Call, Original, Phase, ROOT_CONTEXT, Shard, State, StreamShared, VM_CONTEXT, count};
 
 /// Vectors that swapped through a VM keep at most this much, so that one giant message is not
 /// remembered in every session's buffer.
@@ -22,7 +22,6 @@ const SPARE_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Vm {
     store: Store<State>,
     callbacks: Callbacks,
-    callback_ticks: u64,
 }
 
 /// Why a VM did not come up.
@@ -38,7 +37,8 @@ impl Vm {
     pub(crate) fn start(filter: &Arc<FilterInner>, counters: &Arc<Shard>) -> Result<Vm, StartFailure> {
         let mut store = Store::new(filter.pre.module().engine(), State::new(filter.clone(), counters.clone()));
         store.limiter(|state| &mut state.limiter);
-        store.set_epoch_deadline(filter.start_ticks);
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().budget.spent()));
+        store.set_epoch_deadline(store.data().budget.half_ticks);
         let instance = match filter.pre.instantiate(&mut store) {
             Ok(instance) => instance,
             Err(error) if error.is::<Trap>() => {
@@ -55,11 +55,12 @@ impl Vm {
         let state = store.data_mut();
         (state.memory, state.malloc) = (memory, malloc);
         count(&counters.vms_created);
-        let mut vm = Vm { store, callbacks, callback_ticks: filter.start_ticks };
+        let mut vm = Vm { store, callbacks };
         vm.initialize()?;
         vm.configure()?;
-        vm.store.data_mut().log.listening = false;
-        vm.callback_ticks = filter.callback_ticks;
+        let state = vm.store.data_mut();
+        state.log.listening = false;
+        state.budget = Budget::new(filter.callback_ticks, filter.tick);
         Ok(vm)
     }
 
@@ -67,21 +68,16 @@ impl Vm {
         let Callbacks { initialize, start, main, main_void, .. } = &self.callbacks;
         let store = &mut self.store;
         let call = Call::new(VM_CONTEXT, Phase::Quiet);
-        let ticks = self.callback_ticks;
         let result = if let Some(initialize) = initialize {
-            enter(store, initialize, (), call, ticks).map_err(|cause| ("_initialize", cause)).and_then(|()| {
+            enter(store, initialize, (), call).map_err(|cause| ("_initialize", cause)).and_then(|()| {
                 match (main, main_void) {
-                    (Some(main), _) => {
-                        enter(store, main, (0, 0), call, ticks).map_err(|cause| ("main", cause)).map(drop)
-                    }
-                    (None, Some(main)) => {
-                        enter(store, main, (), call, ticks).map_err(|cause| ("main", cause)).map(drop)
-                    }
+                    (Some(main), _) => enter(store, main, (0, 0), call).map_err(|cause| ("main", cause)).map(drop),
+                    (None, Some(main)) => enter(store, main, (), call).map_err(|cause| ("main", cause)).map(drop),
                     (None, None) => Ok(()),
                 }
             })
         } else if let Some(start) = start {
-            enter(store, start, (), call, ticks).map_err(|cause| ("_start", cause))
+            enter(store, start, (), call).map_err(|cause| ("_start", cause))
         } else {
             Ok(())
         };
@@ -90,24 +86,24 @@ impl Vm {
 
     fn configure(&mut self) -> Result<(), StartFailure> {
         let Callbacks { on_context_create, on_vm_start, on_configure, .. } = &self.callbacks;
-        let (store, ticks) = (&mut self.store, self.callback_ticks);
+        let store = &mut self.store;
         let sizes = (store.data().filter.vm_configuration.len() as u32, store.data().filter.settings.len() as u32);
         let configure = Call::new(ROOT_CONTEXT, Phase::Configure);
         if let Some(create) = on_context_create
-            && let Err(cause) = enter(store, create, (ROOT_CONTEXT, 0), configure, ticks)
+            && let Err(cause) = enter(store, create, (ROOT_CONTEXT, 0), configure)
         {
             return Err(self.failed("proxy_on_context_create", cause));
         }
         if let Some(on_vm_start) = on_vm_start {
             let call = Call::new(ROOT_CONTEXT, Phase::Quiet);
-            match enter(store, on_vm_start, (ROOT_CONTEXT, sizes.0), call, ticks) {
+            match enter(store, on_vm_start, (ROOT_CONTEXT, sizes.0), call) {
                 Ok(0) => return Err(self.refused("VM configuration", "proxy_on_vm_start")),
                 Ok(_) => {}
                 Err(cause) => return Err(self.failed("proxy_on_vm_start", cause)),
             }
         }
         if let Some(on_configure) = on_configure {
-            match enter(store, on_configure, (ROOT_CONTEXT, sizes.1), configure, ticks) {
+            match enter(store, on_configure, (ROOT_CONTEXT, sizes.1), configure) {
                 Ok(0) => return Err(self.refused("settings", "proxy_on_configure")),
                 Ok(_) => {}
                 Err(cause) => return Err(self.failed("proxy_on_configure", cause)),
@@ -130,16 +126,15 @@ impl Vm {
         function: &TypedFunc<P, R>,
         parameters: P,
         call: Call,
-        ticks: u64,
     ) -> Result<R, Cause> {
         count(&store.data().counters.calls);
-        enter(store, function, parameters, call, ticks)
+        enter(store, function, parameters, call)
     }
 
     pub(crate) fn create_context(&mut self, stream: Rc<StreamShared>) -> Result<u32, Cause> {
         let id = self.store.data_mut().add_context(stream);
         if let Some(create) = &self.callbacks.on_context_create {
-            Self::call(&mut self.store, create, (id, ROOT_CONTEXT), Call::new(id, Phase::Quiet), self.callback_ticks)?;
+            Self::call(&mut self.store, create, (id, ROOT_CONTEXT), Call::new(id, Phase::Quiet))?;
         }
         Ok(id)
     }
@@ -150,7 +145,7 @@ impl Vm {
         let size = headers.len() as u32;
         mem::swap(&mut self.store.data_mut().request, headers);
         let call = Call::new(context, Phase::RequestHeaders);
-        let result = Self::call_headers(&mut self.store, entry, context, size, call, self.callback_ticks);
+        let result = Self::call_headers(&mut self.store, entry, context, size, call);
         mem::swap(&mut self.store.data_mut().request, headers);
         result
     }
@@ -160,7 +155,7 @@ impl Vm {
         let size = headers.len() as u32;
         mem::swap(&mut self.store.data_mut().response, headers);
         let call = Call::new(context, Phase::ResponseHeaders);
-        let result = Self::call_headers(&mut self.store, entry, context, size, call, self.callback_ticks);
+        let result = Self::call_headers(&mut self.store, entry, context, size, call);
         mem::swap(&mut self.store.data_mut().response, headers);
         result
     }
@@ -171,23 +166,22 @@ impl Vm {
         context: u32,
         size: u32,
         call: Call,
-        ticks: u64,
     ) -> Result<u32, Cause> {
         match entry {
-            HeadersEntry::Old(old) => Self::call(store, old, (context, size), call, ticks),
-            HeadersEntry::New(new) => Self::call(store, new, (context, size, 0), call, ticks),
+            HeadersEntry::Old(old) => Self::call(store, old, (context, size), call),
+            HeadersEntry::New(new) => Self::call(store, new, (context, size, 0), call),
         }
     }
 
     /// Envoy's data status: 0 goes on, 1 and 2 hold back, more drops. After an error `data` is as it was.
     pub(crate) fn request_body(&mut self, context: u32, data: &mut Vec<u8>) -> Result<u32, Cause> {
         let Some(entry) = &self.callbacks.on_request_body else { return Ok(0) };
-        Self::body(&mut self.store, entry, Call::new(context, Phase::RequestBody), data, self.callback_ticks)
+        Self::body(&mut self.store, entry, Call::new(context, Phase::RequestBody), data)
     }
 
     pub(crate) fn response_body(&mut self, context: u32, data: &mut Vec<u8>) -> Result<u32, Cause> {
         let Some(entry) = &self.callbacks.on_response_body else { return Ok(0) };
-        Self::body(&mut self.store, entry, Call::new(context, Phase::ResponseBody), data, self.callback_ticks)
+        Self::body(&mut self.store, entry, Call::new(context, Phase::ResponseBody), data)
     }
 
     #[inline]
@@ -196,13 +190,12 @@ impl Vm {
         entry: &TypedFunc<(u32, u32, u32), u32>,
         call: Call,
         data: &mut Vec<u8>,
-        ticks: u64,
     ) -> Result<u32, Cause> {
         let state = store.data_mut();
         mem::swap(&mut state.body, data);
         state.original = Original::Same;
         let size = state.body.len() as u32;
-        let result = Self::call(store, entry, (call.context, size, 0), call, ticks);
+        let result = Self::call(store, entry, (call.context, size, 0), call);
         let state = store.data_mut();
         if result.is_err() {
             state.restore_body();
@@ -216,13 +209,13 @@ impl Vm {
 
     /// `on_log`, `on_done`, `on_delete` of a stream: the order in which Envoy ends one.
     pub(crate) fn end_context(&mut self, context: u32, request: &Headers, response: &Headers) -> Result<(), Cause> {
-        let (store, ticks) = (&mut self.store, self.callback_ticks);
+        let store = &mut self.store;
         let result = (|| {
             if let Some(on_log) = &self.callbacks.on_log {
                 let state = store.data_mut();
                 state.request.clone_from(request);
                 state.response.clone_from(response);
-                let result = Self::call(store, on_log, context, Call::new(context, Phase::Log), ticks);
+                let result = Self::call(store, on_log, context, Call::new(context, Phase::Log));
                 let state = store.data_mut();
                 state.request.clear();
                 state.response.clear();
@@ -230,10 +223,10 @@ impl Vm {
             }
             let quiet = Call::new(context, Phase::Quiet);
             if let Some(on_done) = &self.callbacks.on_done {
-                Self::call(store, on_done, context, quiet, ticks)?;
+                Self::call(store, on_done, context, quiet)?;
             }
             if let Some(on_delete) = &self.callbacks.on_delete {
-                Self::call(store, on_delete, context, quiet, ticks)?;
+                Self::call(store, on_delete, context, quiet)?;
             }
             Ok(())
         })();
@@ -253,14 +246,14 @@ impl Vm {
             // Late ticks are not made up for.
             state.next_tick = Some(now + period);
             if let Some(on_tick) = &self.callbacks.on_tick {
-                Self::call(&mut self.store, on_tick, ROOT_CONTEXT, quiet, self.callback_ticks)?;
+                Self::call(&mut self.store, on_tick, ROOT_CONTEXT, quiet)?;
             }
         }
         if self.store.data().mailbox.has_mail() {
             let tokens = self.store.data().mailbox.take();
             if let Some(on_queue_ready) = &self.callbacks.on_queue_ready {
                 for token in tokens {
-                    Self::call(&mut self.store, on_queue_ready, (ROOT_CONTEXT, token), quiet, self.callback_ticks)?;
+                    Self::call(&mut self.store, on_queue_ready, (ROOT_CONTEXT, token), quiet)?;
                 }
             }
         }
@@ -291,15 +284,14 @@ impl Vm {
     /// The root context ends with its VM.
     pub(crate) fn shut_down(mut self) {
         let quiet = Call::new(ROOT_CONTEXT, Phase::Quiet);
-        let ticks = self.callback_ticks;
         if let Some(on_done) = &self.callbacks.on_done
-            && Self::call(&mut self.store, on_done, ROOT_CONTEXT, quiet, ticks).is_err()
+            && Self::call(&mut self.store, on_done, ROOT_CONTEXT, quiet).is_err()
         {
             return;
         }
         if let Some(on_delete) = &self.callbacks.on_delete {
             // It is over either way.
-            let _ = Self::call(&mut self.store, on_delete, ROOT_CONTEXT, quiet, ticks);
+            let _ = Self::call(&mut self.store, on_delete, ROOT_CONTEXT, quiet);
         }
     }
 }
@@ -316,9 +308,11 @@ fn enter<P: WasmParams, R: WasmResults>(
     function: &TypedFunc<P, R>,
     parameters: P,
     call: Call,
-    ticks: u64,
 ) -> Result<R, Cause> {
-    store.data_mut().call = call;
+    let state = store.data_mut();
+    state.call = call;
+    state.budget.since = None;
+    let ticks = state.budget.half_ticks;
     store.set_epoch_deadline(ticks);
     match function.call(&mut *store, parameters) {
         Ok(result) => Ok(result),

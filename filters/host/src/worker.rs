@@ -3,17 +3,16 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::chain::{Chain, ChainStream, Held, Opening, Properties, Seat, StreamEnd, StreamToken};
+use crate::chain::{Chain, ChainStream, Opening, Properties, Seat, StreamEnd, StreamToken};
 use crate::error::Cause;
-use crate::filter::{Filter, OnFailure};
+use crate::filter::OnFailure;
 use crate::headers::Headers;
 use crate::kept::Keeper;
-use crate::rest::Rest;
-use crate::state::{Asked, Shard, StreamShared, count};
-use crate::vm::{StartFailure, Vm};
+use crate::slot::Slot;
+use crate::state::{Asked, StreamShared, count};
+use crate::vm::Vm;
 
 /// How late a VM may learn of an item that another thread put into its shared queue.
 const QUEUE_POLL: Duration = Duration::from_millis(20);
@@ -31,15 +30,6 @@ enum Step {
     Stop,
 }
 
-struct Slot {
-    filter: Filter,
-    vm: Option<Vm>,
-    /// Counts VMs, from 1; a seat of another life must be taken anew.
-    life: u32,
-    rest: Rest,
-    counters: Arc<Shard>,
-}
-
 /// One thread's instance of a [`Chain`].
 pub struct WorkerChain {
     chain: Chain,
@@ -50,14 +40,12 @@ pub struct WorkerChain {
 
 impl WorkerChain {
     pub(crate) fn new(chain: Chain) -> Self {
-        let slots = chain.filters().iter().map(|filter| Slot {
-            filter: filter.clone(),
-            vm: None,
-            life: 0,
-            rest: Rest::default(),
-            counters: filter.inner.metrics.shard(),
-        });
-        WorkerChain { slots: slots.collect(), chain, keeper: Keeper::default(), closed: Vec::new() }
+        WorkerChain {
+            slots: chain.filters().iter().map(Slot::new).collect(),
+            chain,
+            keeper: Keeper::default(),
+            closed: Vec::new(),
+        }
     }
 
     /// The chain that this is an instance of.
@@ -240,7 +228,7 @@ impl WorkerChain {
             return Ok(Step::On); // no VM, and its failure lets things pass
         };
         if seat.held.is_some() {
-            show_held(seat, way, data);
+            seat.show_held(way as usize, data);
         }
         let result = if way == Way::Request {
             vm.request_body(seat.context, data)
@@ -436,35 +424,6 @@ impl WorkerChain {
     }
 }
 
-impl Slot {
-    /// The VM, made if there is none and its rest is over.
-    fn vm(&mut self) -> Result<&mut Vm, Cause> {
-        if self.vm.is_none() {
-            let now = Instant::now();
-            if !self.rest.is_over(now) {
-                return Err(Cause::Resting);
-            }
-            let vm = Vm::start(&self.filter.inner, &self.counters).map_err(|failure| self.not_started(failure))?;
-            self.life = self.life.checked_add(1).unwrap_or(1);
-            self.vm = Some(vm);
-        }
-        self.vm.as_mut().ok_or(Cause::Start)
-    }
-
-    #[cold]
-    fn not_started(&self, failure: StartFailure) -> Cause {
-        tracing::error!(target: "bawaba::filter", filter = &**self.filter.name(), ?failure, "no VM could be made");
-        Cause::Start
-    }
-
-    /// Throws the VM away and counts a strike. The next stream to come makes a new one.
-    #[cold]
-    fn lose_vm(&mut self) {
-        self.vm = None;
-        self.rest.strike(Instant::now());
-    }
-}
-
 impl Drop for WorkerChain {
     fn drop(&mut self) {
         for slot in &mut self.slots {
@@ -472,27 +431,6 @@ impl Drop for WorkerChain {
                 vm.shut_down();
             }
         }
-    }
-}
-
-impl From<StreamEnd> for Opening {
-    fn from(end: StreamEnd) -> Self {
-        match end {
-            StreamEnd::LocalResponse(response) => Opening::Refused(response),
-            StreamEnd::Denied { filter, cause } => Opening::Failed { filter, cause },
-            StreamEnd::ClosedByFilter { filter } => Opening::Failed { filter, cause: Cause::Closed },
-        }
-    }
-}
-
-/// Shows a filter again what it held back, with what is new behind it.
-#[cold]
-fn show_held(seat: &mut Seat, way: Way, data: &mut Vec<u8>) {
-    let Some(ways) = seat.held.as_mut() else { return };
-    let Held { bytes, shown } = &mut ways[way as usize];
-    if *shown {
-        bytes.append(data);
-        std::mem::swap(bytes, data);
     }
 }
 
