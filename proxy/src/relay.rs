@@ -1,447 +1,338 @@
-//! A session of a relay route: one upstream socket to an existing WebSocket service, chosen stickily, frames judged
-//! by the chain in both directions. It knows frames and no protocol inside them.
-//!
-//! One task, no timer, and no buffer while nothing waits: bytes are read into the thread's scratch buffer, cut at the
-//! last whole frame, judged, and written on; only a cut frame or what the other side does not take yet is kept.
+//! A session of a relay route: one upstream socket for one client, chosen stickily, both directions judged by the
+//! chain. Knows frames, no protocol inside them. Pings, Pongs and Closes of the two peers pass as they are.
 
-use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Instant;
 
 use bawaba_channels::close::CloseCode;
-use bawaba_channels::frame::{Decoder, FrameError, Sender, encode_close};
+use bawaba_channels::frame::Sender;
 use bawaba_channels::reason::Reason;
-use bawaba_filter_host::StreamToken;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::Bytes;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::answer;
-use crate::chain::{ChainStream, Ended, Facts, Refused, RouteChain};
+use crate::chain::{ChainStream, Ended, Facts, Headers, Refused, RouteChain};
 use crate::cluster::Cluster;
-use crate::downstream::Stream;
-use crate::metrics::{Metrics, Outcome};
-use crate::session::refusal;
-use crate::worker::{Handoff, SessionSummary, WorkerContext};
+use crate::context::ConnectionContext;
+use crate::downstream::{HandshakeReply, Stream};
+use crate::hub::unix_now;
+use crate::metrics::Outcome;
+use crate::session::refusal as refusal_of;
+use crate::worker::{Handoff, WorkerContext};
 
+mod control;
+mod end;
+mod lane;
 mod upstream;
 
-/// Read at once from one side.
-const SCRATCH_BYTES: usize = 32 * 1024;
+pub use control::Control;
+use end::End;
+use lane::{Lane, LaneEnd, Passed, Turn};
+use upstream::Answer;
 
-thread_local! {
-    static SCRATCH: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+/// Endpoints that are tried for one handshake.
+const TRIES_MAX: usize = 3;
+
+/// Serves one connection of a relay route to `cluster`, from its handshake to its end.
+pub async fn serve(worker: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<RouteChain>, cluster: Arc<Cluster>) {
+    // The handshake's future is freed before the relay's life begins: it is many times larger.
+    let Some(mut relay) = Box::pin(open(worker, handoff, chain, &cluster)).await else { return };
+    let end = poll_fn(|cx| relay.turn(cx)).await;
+    // Boxed, so that an idle relay does not hold room for its end.
+    Box::pin(relay.finish(end)).await;
 }
 
-/// What a worker knows of each of its relay sessions: enough to list them, to end them, and to notice that they stand.
-pub struct Control {
-    /// The session's number on its worker.
-    pub number: u64,
-    /// What admin shows.
-    pub summary: SessionSummary,
-    /// When its token ends, in seconds since the epoch.
-    pub expires_at: Option<i64>,
-    /// Its stream in the chain.
-    token: Cell<Option<StreamToken>>,
-    /// How it is to end, once somebody has decided.
-    end: Cell<Option<(CloseCode, &'static str)>>,
-    /// When a paced close is due.
-    close_at: Cell<Option<Instant>>,
-    last_data: Cell<Instant>,
-    stalled_since: Cell<Option<Instant>>,
-    waker: RefCell<Option<Waker>>,
+/// A relay in its life.
+struct Relay {
+    worker: Rc<WorkerContext>,
+    control: Rc<Control>,
+    chain: Rc<RouteChain>,
+    stream: Option<ChainStream>,
+    client: Stream,
+    service: TcpStream,
+    inbound: Lane,
+    outbound: Lane,
+    is_inbound_over: bool,
+    is_outbound_over: bool,
+    sid: Option<[String; 3]>,
+    _permit: crate::limits::SessionPermit,
+    _open: crate::metrics::OpenSession,
 }
 
-impl Control {
-    /// Ends the session, if nobody else has.
-    pub fn close(&self, code: CloseCode, reason: &'static str) {
-        if self.end.get().is_none() {
-            self.end.set(Some((code, reason)));
-        }
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-
-    /// Ends it at `at`, unless an earlier end was decided.
-    pub fn close_at(&self, at: Instant) {
-        self.close_at.set(Some(self.close_at.get().map_or(at, |known| known.min(at))));
-    }
-
-    /// Whether a filter closed this stream.
-    pub fn is(&self, token: StreamToken) -> bool {
-        self.token.get() == Some(token)
-    }
-
-    /// Looks at its time limits.
-    pub fn sweep(&self, now: Instant, unix: i64, timeouts: &crate::config::Timeouts) {
-        let over = |since: Instant, limit: std::time::Duration| !limit.is_zero() && now.duration_since(since) >= limit;
-        if self.close_at.get().is_some_and(|at| now >= at) {
-            self.close(CloseCode::RESTART, "the edge restarts: come back");
-        } else if self.expires_at.is_some_and(|end| unix >= end) {
-            self.close(CloseCode::AUTH_ENDED, "the token has expired");
-        } else if over(self.last_data.get(), timeouts.relay_idle) {
-            self.close(CloseCode::GOING_AWAY, "no message in either direction (timeout relay_idle)");
-        } else if self.stalled_since.get().is_some_and(|since| over(since, timeouts.write_stall)) {
-            self.close(CloseCode::SLOW, "nothing was taken for too long (timeout write_stall)");
-        }
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Inbound,
+    Outbound,
 }
 
-/// Serves one connection of a relay route.
-pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<RouteChain>, cluster: Arc<Cluster>) {
-    let Handoff { downstream, pre_read, context: connection, mut request, accept, sticky, permit, begun_at } = handoff;
-    let metrics = Arc::clone(&context.shared.metrics);
-    let facts = Facts::new(&connection, request.clone());
-    let mut stream = match chain.open(&mut request, &facts) {
+/// The handshake: the chain judges the request, the service answers, the chain judges the answer.
+async fn open(
+    worker: &Rc<WorkerContext>,
+    handoff: Handoff,
+    chain: Rc<RouteChain>,
+    cluster: &Arc<Cluster>,
+) -> Option<Relay> {
+    let Handoff { downstream, pre_read, context, mut request, accept, sticky, permit, begun_at } = handoff;
+    let metrics = Arc::clone(&worker.shared.metrics);
+    let facts = (!chain.is_empty()).then(|| Facts::new(&context, request.clone()));
+    let opened = match &facts {
+        Some(facts) => chain.open(&mut request, facts).map(Some),
+        None => Ok(None),
+    };
+    let mut stream = match opened {
         Ok(stream) => stream,
         Err(refused) => {
-            metrics.handshake(Outcome::Refused);
-            tracing::info!(session = %connection.session, route = %connection.route, "the chain refused a session");
-            drop(answer::answer(downstream, refusal(&refused), &accept).await);
-            return;
+            refuse(worker, downstream, refusal_of(&refused), &accept).await;
+            return None;
         }
     };
-    let key = if connection.user.is_empty() { connection.client.ip().to_string() } else { connection.user.clone() };
-    let place = sticky
-        .and_then(|token| context.shared.sticky.verify(&token, &key, crate::hub::unix_now()))
-        .and_then(|mut places| places.remove(&cluster.name));
-    let opened =
-        upstream::open(&cluster, &key, place.as_deref(), &request, context.shared.config.timeouts.connect).await;
-    let (upstream, early, mut response) = match opened {
-        Ok(upstream::Opened { socket, early, headers }) => (socket, early, headers),
-        Err(refused) => {
-            metrics.handshake(Outcome::Refused);
-            tracing::info!(session = %connection.session, route = %connection.route, status = refused.status, "the upstream refused a session");
-            chain.close(stream);
-            drop(answer::answer(downstream, refused, &accept).await);
-            return;
+    let answered = ask(worker, cluster, &context, sticky.as_deref(), &request).await;
+    let (service, early, mut headers) = match answered {
+        Ok(Answer::Open { socket, early, headers }) => (socket, early, headers),
+        Ok(Answer::Refused { status, headers, body }) => {
+            tracing::info!(session = %context.session, route = chain.route().name(), status, "the service refused a session");
+            close_stream(&chain, stream);
+            refuse(worker, downstream, HandshakeReply { status, headers, body }, &accept).await;
+            return None;
+        }
+        Err(reason) => {
+            close_stream(&chain, stream);
+            refuse(worker, downstream, answer::refusal(reason), &accept).await;
+            return None;
         }
     };
-    if let Err(ended) = chain.answer(&mut stream, &mut response) {
-        metrics.handshake(Outcome::Refused);
-        chain.close(stream);
-        let (Ended::Failed(filter) | Ended::Closed(filter)) = ended;
-        drop(answer::answer(downstream, refusal(&Refused::Failed(filter)), &accept).await);
-        return;
+    if let Err(ended) = judge_answer(&chain, stream.as_mut(), &mut headers) {
+        tracing::warn!(session = %context.session, ?ended, "a filter refused the answer to a handshake");
+        close_stream(&chain, stream);
+        refuse(worker, downstream, answer::refusal(Reason::EdgeFilterFailed), &accept).await;
+        return None;
     }
-    let io = match answer::answer(downstream, upstream::reply(response), &accept).await {
-        Ok(Some(io)) => io,
-        Ok(None) | Err(_) => {
-            metrics.handshake(Outcome::Failed);
-            return chain.close(stream);
-        }
+    let reply = HandshakeReply { status: 101, headers, body: Bytes::new() };
+    let Ok(Some(client)) = answer::answer(downstream, reply, &accept).await else {
+        metrics.handshake(Outcome::Failed);
+        close_stream(&chain, stream);
+        return None;
     };
     metrics.handshake(Outcome::Opened);
     metrics.connect_seconds.observe(begun_at.elapsed().as_secs_f64());
-    let counted = metrics.session(&connection.route);
-    let control = Rc::new(Control {
-        number: context.next_session().number,
-        summary: SessionSummary { context: Arc::clone(&connection), opened_at: Instant::now() },
-        expires_at: connection.expires_at,
-        token: Cell::new(stream.token()),
-        end: Cell::new(None),
-        close_at: Cell::new(None),
-        last_data: Cell::new(Instant::now()),
-        stalled_since: Cell::new(None),
-        waker: RefCell::new(None),
-    });
-    context.relays.borrow_mut().insert(control.number, Rc::clone(&control));
-    tracing::info!(session = %connection.session, route = %connection.route, client = %connection.client, "session opened");
-    let message_bytes_max = context.shared.config.limits.relay_message_bytes_max;
+    let place = worker.next_session();
+    let sid = context.sid.clone().map(|sid| [context.tenant.clone(), context.user.clone(), sid]);
+    if let Some(old) = sid.as_ref().and_then(|sid| worker.shared.sids.enter(sid, place)) {
+        worker.workers.close(old, CloseCode::REPLACED, "a newer connection of the same session took over");
+    }
+    tracing::info!(session = %context.session, route = chain.route().name(), client = %context.client, "session opened");
+    let limit = worker.shared.config.limits.relay_message_bytes_max;
+    let token = stream.as_ref().and_then(ChainStream::token);
+    let control = Rc::new(Control::new(place.number, &context, token));
+    worker.relays.borrow_mut().insert(place.number, Rc::clone(&control));
     let mut relay = Relay {
-        context: Rc::clone(context),
-        facts,
+        control,
+        _open: metrics.session(chain.route().name()),
+        _permit: permit,
+        worker: Rc::clone(worker),
         chain,
-        stream: Some(stream),
-        control: Rc::clone(&control),
-        metrics: Arc::clone(&metrics),
-        down: io,
-        up: Stream::Tcp(upstream),
-        inbound: Flow::new(Sender::Client, message_bytes_max),
-        outbound: Flow::new(Sender::Server, message_bytes_max),
+        stream,
+        client,
+        service,
+        inbound: Lane::new(Sender::Client, limit),
+        outbound: Lane::new(Sender::Server, limit),
+        is_inbound_over: false,
+        is_outbound_over: false,
+        sid,
     };
-    let ended = relay.start(&pre_read, &early);
-    drop((pre_read, early));
-    let ended = match ended {
-        Ok(()) => poll_fn(|cx| relay.poll(cx)).await,
-        Err(end) => end,
-    };
-    let (code, reason) = relay.finish(ended, context.shared.config.timeouts.close).await;
-    context.relays.borrow_mut().remove(&control.number);
-    let age_s = control.summary.opened_at.elapsed().as_secs();
-    tracing::info!(session = %connection.session, route = %connection.route, code = code.map(|code| code.0), reason, age_s, "session closed");
-    drop((counted, permit));
-}
-
-/// Why a relay ends.
-enum End {
-    /// Both sides have said all.
-    Over,
-    /// A side is gone.
-    Lost(&'static str),
-    /// The edge ends it: Close towards both.
-    Close(CloseCode, &'static str),
-}
-
-/// One direction.
-struct Flow {
-    decoder: Decoder,
-    /// The front of a frame that is not whole yet.
-    cut: Vec<u8>,
-    /// Judged, and not taken yet by the other side.
-    out: Vec<u8>,
-    taken: usize,
-    /// The source said that no more comes.
-    ended: bool,
-    /// That was passed on.
-    shut: bool,
-}
-
-impl Flow {
-    const fn new(sender: Sender, message_bytes_max: u32) -> Self {
-        let decoder = Decoder::new(sender, message_bytes_max);
-        Self { decoder, cut: Vec::new(), out: Vec::new(), taken: 0, ended: false, shut: false }
+    if let Err((side, end)) = relay.take_early(&pre_read, &early) {
+        relay.finish(End::Lane(side, end)).await;
+        return None;
     }
+    Some(relay)
+}
 
-    /// Bytes of whole frames at the front of `bytes`, and how many frames.
-    fn whole(&mut self, bytes: &[u8]) -> Result<(usize, u64), FrameError> {
-        let (mut at, mut frames) = (0, 0);
-        while let Some(header) = self.decoder.peek(&bytes[at..])? {
-            if bytes.len() - at < header.frame_len() {
-                break;
-            }
-            self.decoder.take(&header);
-            at += header.frame_len();
-            frames += 1;
-        }
-        Ok((at, frames))
+/// The service's answer, from the first endpoint that gives one.
+async fn ask(
+    worker: &WorkerContext,
+    cluster: &Cluster,
+    context: &ConnectionContext,
+    sticky: Option<&str>,
+    request: &Headers,
+) -> Result<Answer, Reason> {
+    let places = sticky.and_then(|token| worker.shared.sticky.verify(token, &context.user, unix_now()));
+    let place = places.as_ref().and_then(|places| places.get(&cluster.name)).map(String::as_str);
+    // Without a user, the client's address keeps it where it was.
+    let who = if context.user.is_empty() { context.client.ip().to_string() } else { context.user.clone() };
+    for _ in 0..TRIES_MAX {
+        let Some(endpoint) = cluster.pick(&who, place) else { break };
+        let limit = worker.shared.config.timeouts.connect;
+        let why = match timeout(limit, upstream::open(&endpoint.address, request)).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s (timeout connect)", limit.as_secs_f64()),
+        };
+        tracing::warn!(cluster = %cluster.name, endpoint = %endpoint.address, %why, "an endpoint failed");
+        cluster.suspect(&endpoint);
+    }
+    Err(Reason::EdgeNoEndpoint)
+}
+
+fn judge_answer(chain: &RouteChain, stream: Option<&mut ChainStream>, headers: &mut Headers) -> Result<(), Ended> {
+    let Some(stream) = stream else { return Ok(()) };
+    let of_the_switch = [(":status", "101"), ("upgrade", "websocket"), ("connection", "Upgrade")];
+    headers.splice(0..0, of_the_switch.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    chain.answer(stream, headers)?;
+    headers.retain(|(name, _)| !name.starts_with(':') && !matches!(name.as_str(), "upgrade" | "connection"));
+    Ok(())
+}
+
+fn close_stream(chain: &RouteChain, stream: Option<ChainStream>) {
+    if let Some(stream) = stream {
+        chain.close(stream);
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    In,
-    Out,
-}
-
-struct Relay {
-    context: Rc<WorkerContext>,
-    facts: Rc<Facts>,
-    chain: Rc<RouteChain>,
-    stream: Option<ChainStream>,
-    control: Rc<Control>,
-    metrics: Arc<Metrics>,
-    down: Stream,
-    up: Stream,
-    inbound: Flow,
-    outbound: Flow,
+async fn refuse(
+    worker: &WorkerContext,
+    downstream: crate::downstream::Downstream,
+    reply: HandshakeReply,
+    accept: &str,
+) {
+    worker.shared.metrics.handshake(Outcome::Refused);
+    let word = serde_json::from_slice::<serde_json::Value>(&reply.body).ok();
+    let reason = word.as_ref().and_then(|body| body.get("code")?.as_str()?.parse::<Reason>().ok());
+    if let Some(reason) = reason {
+        worker.shared.metrics.refused(reason);
+    }
+    if let Err(error) = answer::answer(downstream, reply, accept).await {
+        tracing::debug!(%error, "the client left before its answer");
+    }
 }
 
 impl Relay {
-    /// What was read behind the two handshakes.
-    fn start(&mut self, from_client: &[u8], from_server: &[u8]) -> Result<(), End> {
-        self.take(Way::In, from_client)?;
-        self.take(Way::Out, from_server)
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if let Some((code, reason)) = self.control.end.get() {
-            return Poll::Ready(End::Close(code, reason));
-        }
-        *self.control.waker.borrow_mut() = Some(cx.waker().clone());
-        for way in [Way::In, Way::Out] {
-            if let Err(end) = self.carry(way, cx) {
-                return Poll::Ready(end);
+    fn take_early(&mut self, from_client: &[u8], from_service: &[u8]) -> Result<(), (Side, LaneEnd)> {
+        for (side, early) in [(Side::Inbound, from_client), (Side::Outbound, from_service)] {
+            if early.is_empty() {
+                continue;
             }
-        }
-        let waits = self.inbound.out.len() > self.inbound.taken || self.outbound.out.len() > self.outbound.taken;
-        match (waits, self.control.stalled_since.get()) {
-            (true, None) => self.control.stalled_since.set(Some(Instant::now())),
-            (false, Some(_)) => self.control.stalled_since.set(None),
-            _ => {}
-        }
-        if self.inbound.shut && self.outbound.shut { Poll::Ready(End::Over) } else { Poll::Pending }
-    }
-
-    /// Moves one direction on, until one of its two sides has to be waited for.
-    fn carry(&mut self, way: Way, cx: &mut Context<'_>) -> Result<(), End> {
-        loop {
-            match self.drain(way, cx) {
-                Poll::Ready(done) => done?,
-                Poll::Pending => return Ok(()),
-            }
-            let flow = if way == Way::In { &self.inbound } else { &self.outbound };
-            if flow.ended {
-                return Ok(());
-            }
-            // Taken out, for judging needs the thread's other scratch buffer.
-            let mut scratch = SCRATCH.with_borrow_mut(|(scratch, _)| std::mem::take(scratch));
-            scratch.resize(SCRATCH_BYTES, 0);
-            let source = if way == Way::In { &mut self.down } else { &mut self.up };
-            let mut buffer = ReadBuf::new(&mut scratch);
-            let read = Pin::new(source).poll_read(cx, &mut buffer);
-            let length = buffer.filled().len();
-            let result = match read {
-                Poll::Pending => Ok(false),
-                Poll::Ready(Err(_)) => Err(End::Lost(if way == Way::In { "client" } else { "upstream" })),
-                Poll::Ready(Ok(())) if length == 0 => {
-                    let flow = if way == Way::In { &mut self.inbound } else { &mut self.outbound };
-                    flow.ended = true;
-                    Ok(true)
+            let mut passed = Passed { bytes: early.len(), ..Passed::default() };
+            let (lane, chain) =
+                (if side == Side::Inbound { &mut self.inbound } else { &mut self.outbound }, &self.chain);
+            let taken = match &mut self.stream {
+                None => lane.take_early(early, None, &mut passed),
+                Some(stream) => {
+                    let mut judge = |frames: &mut Vec<u8>| judge(chain, side, stream, frames);
+                    lane.take_early(early, Some(&mut judge), &mut passed)
                 }
-                Poll::Ready(Ok(())) => self.take(way, &scratch[..length]).map(|()| true),
             };
-            SCRATCH.with_borrow_mut(|(place, _)| *place = scratch);
-            if !result? {
-                return Ok(());
+            taken.map_err(|end| (side, end))?;
+            self.count(side, passed);
+        }
+        Ok(())
+    }
+
+    /// Both directions, as far as they go.
+    fn turn(&mut self, cx: &mut std::task::Context<'_>) -> Poll<End> {
+        if let Some((code, reason)) = self.control.end() {
+            return Poll::Ready(End::Ours(code, reason));
+        }
+        self.control.watch(cx.waker());
+        if let Err((code, reason)) = self.move_to_newest() {
+            return Poll::Ready(End::Ours(code, reason));
+        }
+        for side in [Side::Inbound, Side::Outbound] {
+            let mut passed = Passed::default();
+            let turned = self.turn_side(cx, side, &mut passed);
+            self.count(side, passed);
+            match turned {
+                Err(end) => return Poll::Ready(End::Lane(side, end)),
+                Ok(Turn::Over) if side == Side::Inbound => self.is_inbound_over = true,
+                Ok(Turn::Over) => self.is_outbound_over = true,
+                Ok(Turn::Waiting) => {}
             }
+        }
+        self.note_stall();
+        if self.is_inbound_over && self.is_outbound_over { Poll::Ready(End::Over) } else { Poll::Pending }
+    }
+
+    fn turn_side(&mut self, cx: &mut std::task::Context<'_>, side: Side, passed: &mut Passed) -> Result<Turn, LaneEnd> {
+        let chain = &self.chain;
+        let stream = &mut self.stream;
+        let mut judging = stream.as_mut().map(|stream| move |frames: &mut Vec<u8>| judge(chain, side, stream, frames));
+        let judge = judging.as_mut().map(|judge| judge as &mut dyn FnMut(&mut Vec<u8>) -> Result<(), Ended>);
+        let (client, service) = (Pin::new(&mut self.client), Pin::new(&mut self.service));
+        match side {
+            Side::Inbound => self.inbound.turn(cx, client, service, judge, passed),
+            Side::Outbound => self.outbound.turn(cx, service, client, judge, passed),
         }
     }
 
-    /// Writes what waits, and passes the end on once nothing does.
-    fn drain(&mut self, way: Way, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let (flow, sink, whose) = match way {
-            Way::In => (&mut self.inbound, &mut self.up, "upstream"),
-            Way::Out => (&mut self.outbound, &mut self.down, "client"),
-        };
-        while flow.taken < flow.out.len() {
-            match Pin::new(&mut *sink).poll_write(cx, &flow.out[flow.taken..]) {
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Lost(whose))),
-                Poll::Ready(Ok(taken)) => {
-                    flow.taken += taken;
-                    self.control.stalled_since.set(None);
-                }
-                Poll::Pending => return Poll::Pending,
-            }
+    fn count(&self, side: Side, passed: Passed) {
+        if passed.bytes == 0 {
+            return;
         }
-        if !flow.out.is_empty() {
-            // Not cleared but dropped: an idle session keeps no buffer.
-            flow.out = Vec::new();
-            flow.taken = 0;
+        if passed.messages > 0 {
+            self.control.last_data.set(Instant::now());
         }
-        if flow.ended && !flow.shut {
-            match Pin::new(sink).poll_shutdown(cx) {
-                Poll::Ready(Ok(())) => flow.shut = true,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Lost(whose))),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(Ok(()))
+        let metrics = &self.worker.shared.metrics;
+        let traffic = if side == Side::Inbound { &metrics.inbound } else { &metrics.outbound };
+        traffic.add(passed.messages as u64, passed.bytes as u64);
     }
 
-    /// Takes what was read: whole frames are judged and wait to be written, a cut one is kept.
-    fn take(&mut self, way: Way, bytes: &[u8]) -> Result<(), End> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.move_to_newest()?;
-        let flow = if way == Way::In { &mut self.inbound } else { &mut self.outbound };
-        let joined;
-        let bytes = if flow.cut.is_empty() {
-            bytes
-        } else {
-            let mut cut = std::mem::take(&mut flow.cut);
-            cut.extend_from_slice(bytes);
-            joined = cut;
-            &joined
-        };
-        let (whole, frames) = flow.whole(bytes).map_err(|error| wrong(way, error))?;
-        flow.cut = bytes[whole..].to_vec();
-        if whole == 0 {
-            return Ok(());
-        }
-        self.control.last_data.set(Instant::now());
-        let traffic = if way == Way::In { &self.metrics.inbound } else { &self.metrics.outbound };
-        traffic.add(frames, whole as u64);
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        if self.chain.is_empty() {
-            flow.out.extend_from_slice(&bytes[..whole]);
-            return Ok(());
-        }
-        SCRATCH
-            .with_borrow_mut(|(_, judged)| {
-                judged.clear();
-                judged.extend_from_slice(&bytes[..whole]);
-                let verdict = match way {
-                    Way::In => self.chain.inbound(stream, judged),
-                    Way::Out => self.chain.outbound(stream, judged),
-                };
-                flow.out.extend_from_slice(judged);
-                verdict
-            })
-            .map_err(|ended| match ended {
-                Ended::Failed(filter) => {
-                    tracing::warn!(%filter, "a filter failed: the session ends");
-                    End::Close(CloseCode::INTERNAL, Reason::EdgeFilterFailed.word())
-                }
-                Ended::Closed(_) => End::Close(CloseCode::POLICY, "a policy ended the session"),
-            })
+    fn note_stall(&self) {
+        let is_stalled = self.inbound.is_waiting() || self.outbound.is_waiting();
+        let since = if is_stalled { self.control.stalled_since.get().or_else(|| Some(Instant::now())) } else { None };
+        self.control.stalled_since.set(since);
     }
 
-    /// Moves to the chain in force, where no message is half way through.
-    fn move_to_newest(&mut self) -> Result<(), End> {
-        let Some(newest) = self.context.chain(&self.control.summary.context.route) else {
-            return Err(End::Close(CloseCode::GOING_AWAY, "the route is gone"));
+    /// Moves to the route's newest chain, at a message boundary of both directions: the next message is judged by it.
+    fn move_to_newest(&mut self) -> Result<(), (CloseCode, &'static str)> {
+        let name = self.chain.route().name();
+        let Some(newest) = self.worker.chain(name) else {
+            return Err((CloseCode::RESTART, "the route is no more: come back"));
         };
-        let between = self.inbound.decoder.at_message_boundary() && self.outbound.decoder.at_message_boundary();
-        if Rc::ptr_eq(&newest, &self.chain) || !between {
+        let is_between = self.inbound.is_at_message_boundary() && self.outbound.is_at_message_boundary();
+        if Rc::ptr_eq(&newest, &self.chain) || !is_between {
             return Ok(());
         }
-        let Some(old) = self.stream.take() else { return Ok(()) };
-        let moved = newest.reopen(&old).unwrap_or_else(|| newest.open(&mut self.facts.request().clone(), &self.facts));
-        self.chain.close(old);
-        self.chain = newest;
-        match moved {
+        let reopened = match (&self.stream, newest.is_empty()) {
+            (_, true) => Ok(None),
+            (Some(stream), false) => newest.reopen(stream).transpose(),
+            // There was nothing to judge before, and the handshake was not kept: the client comes back for it.
+            (None, false) => return Err((CloseCode::RESTART, "the route has filters now: come back")),
+        };
+        match reopened {
             Ok(stream) => {
-                self.control.token.set(stream.token());
-                self.stream = Some(stream);
+                close_stream(&self.chain, std::mem::replace(&mut self.stream, stream));
+                self.control.token.set(self.stream.as_ref().and_then(ChainStream::token));
+                self.chain = newest;
+                self.worker.hub.borrow().counters.add_moved(1);
                 Ok(())
             }
-            Err(_) => Err(End::Close(CloseCode::NOT_ENTITLED, "the policies in force refuse this session")),
+            Err(Refused::Failed(filter)) => {
+                tracing::warn!(%filter, "a filter failed on a session that was open");
+                Err((CloseCode::INTERNAL, "edge.filter_failed: a policy could not judge"))
+            }
+            Err(Refused::Response { .. }) => Err((CloseCode::POLICY, "no longer allowed")),
         }
-    }
-
-    /// The last words, and the end of both sockets.
-    async fn finish(mut self, end: End, limit: std::time::Duration) -> (Option<CloseCode>, &'static str) {
-        let (code, reason) = match end {
-            End::Over => (None, "both sides ended"),
-            End::Lost(whose) => (None, whose),
-            End::Close(code, reason) => (Some(code), reason),
-        };
-        if let Some(code) = code {
-            self.metrics.closed(code);
-            encode_close(&mut self.outbound.out, code, reason, None);
-            let away = if matches!(code, CloseCode::PROTOCOL_ERROR) { CloseCode::GOING_AWAY } else { code };
-            let mut mask = [0; 4];
-            // Without randomness the mask is zero, which is a legal one.
-            let _ = getrandom::fill(&mut mask);
-            encode_close(&mut self.inbound.out, away, reason, Some(mask));
-        }
-        (self.inbound.ended, self.outbound.ended) = (true, true);
-        let gone = poll_fn(|cx| {
-            // Each side gets what is left for it, whatever became of the other.
-            let done = [Way::In, Way::Out].map(|way| self.drain(way, cx).is_ready());
-            if done == [true, true] { Poll::Ready(()) } else { Poll::Pending }
-        });
-        if timeout(limit, gone).await.is_err() {
-            tracing::debug!("a side did not take its last words in time");
-        }
-        if let Some(stream) = self.stream.take() {
-            self.chain.close(stream);
-        }
-        (code, reason)
     }
 }
 
-fn wrong(way: Way, error: FrameError) -> End {
-    tracing::info!(%error, from = if way == Way::In { "client" } else { "upstream" }, "a frame breaks RFC 6455");
-    match (way, error) {
-        (Way::In, FrameError::TooLarge { .. }) => End::Close(CloseCode::TOO_LARGE, "the message is too large"),
-        (Way::In, _) => End::Close(error.close_code(), "a frame breaks RFC 6455"),
-        (Way::Out, _) => End::Close(CloseCode::INTERNAL, "the service broke RFC 6455"),
+impl Drop for Relay {
+    fn drop(&mut self) {
+        close_stream(&self.chain, self.stream.take());
+        self.worker.relays.borrow_mut().remove(&self.control.number);
+        if let Some(sid) = &self.sid {
+            let place = crate::shared::SessionPlace { worker: self.worker.index, number: self.control.number };
+            self.worker.shared.sids.leave(sid, place);
+        }
+    }
+}
+
+fn judge(chain: &RouteChain, side: Side, stream: &mut ChainStream, frames: &mut Vec<u8>) -> Result<(), Ended> {
+    match side {
+        Side::Inbound => chain.inbound(stream, frames),
+        Side::Outbound => chain.outbound(stream, frames),
     }
 }

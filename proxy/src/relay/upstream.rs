@@ -1,172 +1,249 @@
-//! The upstream handshake of a relay session (RFC 6455, section 4.1), by hand: the headers are those that the
-//! filters left, and what the service answers, also a refusal, reaches the client.
+//! The handshake with the service behind a relay route: connect, ask, read the answer. Bounded in time and space.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bawaba_channels::reason::Reason;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-use crate::answer;
 use crate::chain::Headers;
-use crate::cluster::{Cluster, Endpoint};
-use crate::downstream::HandshakeReply;
-use crate::handshake::accept;
+use crate::handshake;
 
+/// Longest head of an answer.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-const HEADERS_MAX: usize = 64;
-/// Of a refusal's body that is passed on.
+/// Most headers of an answer.
+const HEADERS_MAX: usize = 96;
+/// Longest body of a refusal that is passed on.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// An open upstream WebSocket.
-pub(super) struct Opened {
-    pub(super) socket: TcpStream,
-    /// Bytes that came behind its answer.
-    pub(super) early: Vec<u8>,
-    /// Its answer, `:status` first.
-    pub(super) headers: Headers,
+/// Why there is no answer that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The connection failed or broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It answered, but not as a WebSocket server.
+    #[error("its answer is wrong: {0}")]
+    Answer(&'static str),
 }
 
-enum Failure {
-    /// The endpoint can't be used: try another.
-    Unreachable(String),
-    /// It answered, but with no WebSocket.
-    Refused(HandshakeReply),
+/// What the service answered.
+pub enum Answer {
+    /// The WebSocket is open.
+    Open {
+        /// Its socket.
+        socket: TcpStream,
+        /// Frames that came with the answer.
+        early: Vec<u8>,
+        /// Headers that concern the client: not those of the connection.
+        headers: Headers,
+    },
+    /// It refuses.
+    Refused {
+        /// Status.
+        status: u16,
+        /// Headers that concern the client.
+        headers: Headers,
+        /// Body.
+        body: Bytes,
+    },
 }
 
-/// Opens the WebSocket at the endpoint for `key`, or at another one when that can't be reached.
-pub(super) async fn open(
-    cluster: &Arc<Cluster>,
-    key: &str,
-    sticky: Option<&str>,
-    request: &Headers,
-    limit: Duration,
-) -> Result<Opened, HandshakeReply> {
-    for _ in 0..cluster.endpoints().len() {
-        let Some(endpoint) = cluster.pick(key, sticky) else { break };
-        let tried = timeout(limit, try_one(&endpoint, request)).await;
-        let why = match tried {
-            Ok(Ok(opened)) => return Ok(opened),
-            Ok(Err(Failure::Refused(reply))) => return Err(reply),
-            Ok(Err(Failure::Unreachable(why))) => why,
-            Err(_) => format!("no answer within {} ms (timeout connect)", limit.as_millis()),
-        };
-        tracing::warn!(cluster = %cluster.name, endpoint = %endpoint.address, %why, "an endpoint failed");
-        cluster.suspect(&endpoint);
+/// Opens a WebSocket at `address` with the request as the filters left it.
+pub async fn open(address: &str, request: &Headers) -> Result<Answer, UpstreamError> {
+    let mut socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    let key = random_key()?;
+    socket.write_all(&request_head(request, address, &key)).await?;
+    let (status, headers, mut rest) = read_head(&mut socket).await?;
+    if status != 101 {
+        let body = read_body(&mut socket, &headers, &mut rest).await?;
+        return Ok(Answer::Refused { status, headers: end_to_end(headers), body });
     }
-    Err(answer::refusal(Reason::EdgeNoEndpoint))
-}
-
-async fn try_one(endpoint: &Endpoint, request: &Headers) -> Result<Opened, Failure> {
-    let broken = |error: std::io::Error| Failure::Unreachable(error.to_string());
-    let mut socket = TcpStream::connect(&endpoint.address).await.map_err(broken)?;
-    socket.set_nodelay(true).map_err(broken)?;
-    let mut nonce = [0; 16];
-    getrandom::fill(&mut nonce).map_err(|error| Failure::Unreachable(error.to_string()))?;
-    let key = STANDARD.encode(nonce);
-    socket.write_all(head(request, &key).as_bytes()).await.map_err(broken)?;
-    let mut read = Vec::with_capacity(1024);
-    loop {
-        if socket.read_buf(&mut read).await.map_err(broken)? == 0 {
-            return Err(Failure::Unreachable("closed in the middle of its answer".into()));
-        }
-        let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut response = httparse::Response::new(&mut room);
-        match response.parse(&read) {
-            Ok(httparse::Status::Complete(length)) => {
-                let status = response.code.unwrap_or(502);
-                let headers = pairs(&response);
-                let early = read.split_off(length);
-                return finish(socket, early, status, headers, &key).await;
-            }
-            Ok(httparse::Status::Partial) if read.len() < HEAD_BYTES_MAX => {}
-            Ok(httparse::Status::Partial) => return Err(Failure::Unreachable("its answer's head is too long".into())),
-            Err(error) => return Err(Failure::Unreachable(format!("its answer is no HTTP: {error}"))),
-        }
+    let value = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+    if !value("upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
+        return Err(UpstreamError::Answer("101 without Upgrade: websocket"));
     }
-}
-
-fn pairs(response: &httparse::Response<'_, '_>) -> Headers {
-    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    response.headers.iter().map(|header| (header.name.to_ascii_lowercase(), text(header.value))).collect()
-}
-
-fn get<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
-    headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-}
-
-async fn finish(
-    mut socket: TcpStream,
-    early: Vec<u8>,
-    status: u16,
-    mut headers: Headers,
-    key: &str,
-) -> Result<Opened, Failure> {
-    if status == 101 {
-        if get(&headers, "sec-websocket-accept") != Some(accept(key).as_str()) {
-            return Err(Failure::Unreachable("its Sec-WebSocket-Accept does not answer our key".into()));
-        }
-        if get(&headers, "sec-websocket-extensions").is_some() {
-            return Err(Failure::Unreachable("it negotiated an extension that was not offered".into()));
-        }
-        headers.insert(0, (":status".into(), "101".into()));
-        return Ok(Opened { socket, early, headers });
+    if value("sec-websocket-accept") != Some(handshake::accept(&key).as_str()) {
+        return Err(UpstreamError::Answer("Sec-WebSocket-Accept does not fit the key"));
     }
-    let length: usize = get(&headers, "content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let mut body = early;
-    let wanted = length.min(BODY_BYTES_MAX);
-    while body.len() < wanted {
-        match socket.read_buf(&mut body).await {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
+    if value("sec-websocket-extensions").is_some_and(|value| !value.trim().is_empty()) {
+        return Err(UpstreamError::Answer("an extension that nobody offered"));
     }
-    body.truncate(wanted);
-    headers.retain(|(name, _)| {
-        !matches!(name.as_str(), "content-length" | "transfer-encoding" | "connection" | "keep-alive" | "upgrade")
-    });
-    Err(Failure::Refused(HandshakeReply { status, headers, body: Bytes::from(body) }))
+    let offered = request.iter().filter(|(name, _)| name == "sec-websocket-protocol");
+    if let Some(selected) = value("sec-websocket-protocol")
+        && !offered.flat_map(|(_, offers)| offers.split(',')).any(|offer| offer.trim() == selected)
+    {
+        return Err(UpstreamError::Answer("a subprotocol that nobody offered"));
+    }
+    Ok(Answer::Open { socket, early: rest, headers: end_to_end(headers) })
 }
 
-fn head(request: &Headers, key: &str) -> String {
-    let path = get(request, ":path").unwrap_or("/");
-    let authority = get(request, ":authority").unwrap_or("");
-    let mut head = format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\n");
-    for (name, value) in request {
-        let ours = name.starts_with(':')
-            || matches!(
-                name.as_str(),
-                "host"
-                    | "connection"
-                    | "upgrade"
-                    | "sec-websocket-key"
-                    | "sec-websocket-version"
-                    | "sec-websocket-extensions"
-            );
-        // Filters may have written headers: a line break would forge another.
-        if !ours && !name.bytes().chain(value.bytes()).any(|byte| byte == b'\r' || byte == b'\n') {
-            head.push_str(name);
-            head.push_str(": ");
-            head.push_str(value);
+fn random_key() -> io::Result<String> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(STANDARD.encode(key))
+}
+
+/// The request on the wire. The key is the edge's own: with HTTP/2 the client has none.
+fn request_head(request: &Headers, address: &str, key: &str) -> Vec<u8> {
+    let value = |name: &str| request.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+    let path = value(":path").unwrap_or("/");
+    let host = value(":authority").filter(|host| !host.is_empty()).unwrap_or(address);
+    let mut head = String::with_capacity(512);
+    let mut line = |parts: &[&str]| {
+        // Filters may have written what they like: a line break would forge a header or a second request.
+        if parts.iter().all(|part| !part.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0))) {
+            parts.iter().for_each(|part| head.push_str(part));
             head.push_str("\r\n");
         }
+    };
+    line(&["GET ", if path.contains(' ') { "/" } else { path }, " HTTP/1.1"]);
+    line(&["host: ", host]);
+    line(&["upgrade: websocket"]);
+    line(&["connection: Upgrade"]);
+    line(&["sec-websocket-version: 13"]);
+    line(&["sec-websocket-key: ", key]);
+    for (name, value) in request {
+        let written = matches!(
+            name.as_str(),
+            "host"
+                | "upgrade"
+                | "connection"
+                | "sec-websocket-version"
+                | "sec-websocket-key"
+                | "sec-websocket-extensions"
+        );
+        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+        if !written && is_name {
+            line(&[name, ": ", value]);
+        }
     }
-    head.push_str("connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: ");
-    head.push_str(key);
-    head.push_str("\r\n\r\n");
-    head
+    head.push_str("\r\n");
+    head.into_bytes()
 }
 
-/// The answer to the client: the service's, with what the edge's own writer adds left out.
-pub(super) fn reply(mut headers: Headers) -> HandshakeReply {
-    headers.retain(|(name, _)| {
-        !name.starts_with(':')
-            && !matches!(name.as_str(), "upgrade" | "connection" | "sec-websocket-accept" | "content-length")
-    });
-    HandshakeReply { status: 101, headers, body: Bytes::new() }
+async fn read_head(socket: &mut TcpStream) -> Result<(u16, Headers, Vec<u8>), UpstreamError> {
+    let mut bytes = Vec::with_capacity(1024);
+    loop {
+        if socket.read_buf(&mut bytes).await? == 0 {
+            return Err(UpstreamError::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(&bytes) {
+            Err(_) => return Err(UpstreamError::Answer("no HTTP that can be read")),
+            Ok(httparse::Status::Partial) if bytes.len() >= HEAD_BYTES_MAX => {
+                return Err(UpstreamError::Answer("its head is too long"));
+            }
+            Ok(httparse::Status::Partial) => {}
+            Ok(httparse::Status::Complete(end)) => {
+                let status = response.code.unwrap_or(0);
+                let text = |value: &[u8]| String::from_utf8_lossy(value).trim().to_owned();
+                let parsed: Headers =
+                    response.headers.iter().map(|h| (h.name.to_ascii_lowercase(), text(h.value))).collect();
+                if status != 101 && (100..200).contains(&status) {
+                    // 100, 103: the answer is still to come.
+                    bytes.drain(..end);
+                    continue;
+                }
+                if !(101..600).contains(&status) {
+                    return Err(UpstreamError::Answer("its status is none"));
+                }
+                return Ok((status, parsed, bytes.split_off(end)));
+            }
+        }
+    }
+}
+
+/// The body of a refusal, cut at its limit. A body of unknown length ends with the connection, which is ours alone.
+async fn read_body(socket: &mut TcpStream, headers: &Headers, bytes: &mut Vec<u8>) -> Result<Bytes, UpstreamError> {
+    let value = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+    let chunked = value("transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().contains("chunked"));
+    let length = value("content-length").and_then(|value| value.parse::<usize>().ok());
+    let wanted = match length {
+        Some(length) if !chunked => length.min(BODY_BYTES_MAX),
+        _ => BODY_BYTES_MAX,
+    };
+    while bytes.len() < wanted {
+        if chunked && (bytes.ends_with(b"\r\n0\r\n\r\n") || bytes.as_slice() == b"0\r\n\r\n") {
+            break;
+        }
+        match socket.read_buf(bytes).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            // What has arrived of a refusal is better than none.
+            Err(_) => break,
+        }
+    }
+    bytes.truncate(wanted);
+    let bytes = std::mem::take(bytes);
+    Ok(Bytes::from(if chunked { unchunk(&bytes) } else { bytes }))
+}
+
+/// The data of a chunked body, as far as it is whole.
+fn unchunk(mut input: &[u8]) -> Vec<u8> {
+    let mut data = Vec::with_capacity(input.len());
+    while let Ok(httparse::Status::Complete((at, size))) = httparse::parse_chunk_size(input) {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        if size == 0 {
+            break;
+        }
+        let rest = &input[at..];
+        let chunk = &rest[..size.min(rest.len())];
+        data.extend_from_slice(chunk);
+        input = rest.get(size.saturating_add(2)..).unwrap_or_default();
+    }
+    data
+}
+
+/// Headers for the client: not those of this connection, and not those that whoever writes the answer adds.
+fn end_to_end(headers: Headers) -> Headers {
+    const OF_THE_CONNECTION: [&str; 9] = [
+        "connection",
+        "upgrade",
+        "sec-websocket-accept",
+        "sec-websocket-extensions",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "content-length",
+        "trailer",
+    ];
+    headers.into_iter().filter(|(name, _)| !OF_THE_CONNECTION.contains(&name.as_str())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_a_filter_forged_with_a_line_break_is_left_out() {
+        let request: Headers = [
+            (":path", "/ws"),
+            (":authority", "h"),
+            ("x-a", "1"),
+            ("x-b", "2\r\nx-admin: yes"),
+            ("x c", "3"),
+            ("sec-websocket-key", "forged"),
+        ]
+        .map(|(n, v)| (n.to_owned(), v.to_owned()))
+        .into();
+        let head = String::from_utf8(request_head(&request, "a:1", "KEY")).unwrap();
+        assert_eq!(
+            head,
+            "GET /ws HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\n\
+             sec-websocket-key: KEY\r\nx-a: 1\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_chunked_body_is_read_as_far_as_it_is_whole() {
+        assert_eq!(unchunk(b"4\r\nWiki\r\n6\r\npedia \r\n0\r\n\r\n"), b"Wikipedia ");
+        assert_eq!(unchunk(b"ff\r\nshort"), b"short");
+        assert_eq!(unchunk(b"ffffffffffffffff\r\nx"), b"x");
+        assert_eq!(unchunk(b"nonsense"), b"");
+    }
 }
