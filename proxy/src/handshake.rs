@@ -294,7 +294,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    const fn scheme(self) -> &'static str {
+    /// The scheme that the client used.
+    pub const fn scheme(self) -> &'static str {
         if self.tls { "https" } else { "http" }
     }
 }

@@ -1,153 +1,214 @@
-//! Plain HTTP on relay routes: judged at the door like a handshake, then carried by `pingora-proxy`. It knows no
-//! WebSocket and no filter: a route that lets plain HTTP pass has none (see `check`).
+//! Plain HTTP on a relay route, passed to the service behind it by pingora-proxy. Judged already: route, origin and
+//! token are [`crate::listener`]'s; here the request is rewritten and an endpoint chosen. Filters do not see it yet,
+//! so a route with filters does not let it pass ([`crate::check`]).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::CLAIMS_HEADER;
-use bytes::{BufMut as _, BytesMut};
-use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
+use bytes::BytesMut;
+use http::header::HeaderName;
 use pingora_core::apps::{HttpServerApp as _, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType};
+use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session};
 
-use crate::cluster::Endpoint;
+use crate::cluster::{Cluster, Endpoint};
 use crate::generation::{Route, Target as RouteTarget};
-use crate::handshake::{Origin, Target, forwarded_for};
+use crate::handshake::{self, OWN_HEADER_PREFIX, Origin, Target};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 
-/// Carries the chosen endpoint to the proxy. Clients' headers of this prefix were dropped before.
-const ENDPOINT_HEADER: &str = "x-bawaba-endpoint";
+/// Where a request goes, carried through pingora-proxy beside it.
+#[derive(Clone)]
+struct Way {
+    route: Arc<Route>,
+    user: String,
+}
 
-/// The proxy for plain HTTP.
-pub struct Passthrough(Arc<HttpProxy<ToEndpoint>>);
+/// Passes plain requests on.
+pub struct Passthrough {
+    proxy: Arc<HttpProxy<Upstream>>,
+}
 
 impl Passthrough {
-    /// With Pingora's own connection pool.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(http_proxy(&Arc::new(ServerConf::default()), ToEndpoint { metrics })))
+    /// `connect` bounds the connection to an endpoint.
+    pub fn new(connect: Duration, metrics: Arc<Metrics>) -> Self {
+        let mut proxy = HttpProxy::new(Upstream { connect, metrics }, Arc::new(ServerConf::default()));
+        proxy.handle_init_modules();
+        Self { proxy: Arc::new(proxy) }
     }
 
-    /// Carries one request whose head was rewritten; the connection comes back when it may be used again.
-    pub async fn pass(&self, session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
-        self.0.process_new_http(session, shutdown).await
+    /// Passes one request on; its connection comes back if it can carry another.
+    pub async fn pass(
+        &self,
+        route: &Arc<Route>,
+        user: &str,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let way = Way { route: Arc::clone(route), user: user.to_owned() };
+        if session.is_http2() {
+            session.req_header_mut().extensions_mut().insert(way);
+        } else {
+            // HTTP/1.1 is parsed anew from the rewritten head, so nothing can be tied to the header.
+            session.set_connection_user_context(Some(Box::new(way)));
+        }
+        self.proxy.process_new_http(session, shutdown).await
     }
 }
 
-/// The endpoint for a plain request of `user`.
-pub fn pick(route: &Route, user: &str) -> Result<Arc<Endpoint>, Refusal> {
-    let RouteTarget::Relay { cluster, .. } = &route.target else {
-        return Err(Refusal::new(Reason::ProtocolUnsupported));
-    };
-    cluster.pick(user, None).ok_or_else(|| Refusal::new(Reason::EdgeNoEndpoint))
-}
-
-/// Makes a client's request the upstream's: forged headers out, verified claims and the client's address in.
+/// The request as the service may see it: no credential in its target, no forged header, the verified claims.
 pub fn rewrite(
-    request: &mut RequestHeader,
+    header: &mut RequestHeader,
     target: &Target,
     claims: Option<&str>,
     origin: Origin,
-    endpoint: &Endpoint,
-) -> Result<(), Refusal> {
-    let malformed = |_| Refusal::new(Reason::ProtocolMalformed).detail("the request's target cannot be read");
-    let forwarded = forwarded_for(&request.headers, origin.client);
-    let ours: Vec<HeaderName> =
-        request.headers.keys().filter(|name| name.as_str().starts_with("x-bawaba-")).cloned().collect();
-    for name in ours {
-        request.remove_header(&name);
+) -> std::result::Result<(), Refusal> {
+    let malformed = || Refusal::new(Reason::ProtocolMalformed).detail("the request cannot be passed on");
+    let uri = target.path_and_query.parse().map_err(|_| malformed())?;
+    let forwarded_for = handshake::forwarded_for(&header.headers, origin.client);
+    let dropped: Vec<HeaderName> = header.headers.keys().filter(|name| is_dropped(name)).cloned().collect();
+    for name in &dropped {
+        // All values of the name go.
+        header.remove_header(name);
     }
-    request.set_uri(
-        target
-            .path_and_query
-            .parse()
-            .map_err(|_| Refusal::new(Reason::ProtocolMalformed).detail("the request's target cannot be read"))?,
-    );
-    // A verified token has done its work here only where the edge says who it is.
-    if claims.is_none() {
-        request.remove_header(&AUTHORIZATION);
+    if !header.headers.contains_key("host") && !target.authority.is_empty() {
+        header.insert_header("host", &target.authority).map_err(|_| malformed())?;
     }
-    let scheme = if origin.tls { "https" } else { "http" };
-    let mut set = |name: &'static str, value: &str| {
-        let value = HeaderValue::from_str(value).map_err(malformed)?;
-        request.insert_header(name, value).map_err(|_| Refusal::new(Reason::ProtocolMalformed))
-    };
-    set(HOST.as_str(), &target.authority)?;
-    set("x-forwarded-for", &forwarded)?;
-    set("x-forwarded-proto", scheme)?;
-    set(ENDPOINT_HEADER, &endpoint.address)?;
-    claims.map_or(Ok(()), |claims| set(CLAIMS_HEADER, claims))
+    header.set_uri(uri);
+    header.insert_header("x-forwarded-for", forwarded_for).map_err(|_| malformed())?;
+    header.insert_header("x-forwarded-proto", origin.scheme()).map_err(|_| malformed())?;
+    if let Some(claims) = claims {
+        header.insert_header(CLAIMS_HEADER, claims).map_err(|_| malformed())?;
+    }
+    Ok(())
 }
 
-/// The same for HTTP/1.1, as the bytes of the head.
+/// The same as bytes of HTTP/1.1, ready to be parsed.
 pub fn rewritten_head(
-    request: &RequestHeader,
+    header: &RequestHeader,
     target: &Target,
     claims: Option<&str>,
     origin: Origin,
-    endpoint: &Endpoint,
-) -> Result<BytesMut, Refusal> {
-    let mut request = request.clone();
-    rewrite(&mut request, target, claims, origin, endpoint)?;
-    let mut head = BytesMut::with_capacity(1024);
-    head.put_slice(request.method.as_str().as_bytes());
-    head.put_u8(b' ');
-    head.put_slice(target.path_and_query.as_bytes());
-    head.put_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &request.headers {
-        head.put_slice(name.as_str().as_bytes());
-        head.put_slice(b": ");
-        head.put_slice(value.as_bytes());
-        head.put_slice(b"\r\n");
-    }
-    head.put_slice(b"\r\n");
-    Ok(head)
+) -> std::result::Result<BytesMut, Refusal> {
+    let mut header = header.clone();
+    rewrite(&mut header, target, claims, origin)?;
+    http_req_header_to_wire(&header)
+        .ok_or_else(|| Refusal::new(Reason::ProtocolMalformed).detail("the request cannot be passed on"))
 }
 
-struct ToEndpoint {
+fn is_dropped(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    // A switch to another protocol would leave the edge blind.
+    name.starts_with(OWN_HEADER_PREFIX) || matches!(name, "upgrade" | "http2-settings" | "x-forwarded-proto")
+}
+
+struct Upstream {
+    connect: Duration,
     metrics: Arc<Metrics>,
 }
 
+/// What is known of one request on its way.
+#[derive(Default)]
+struct Passing {
+    way: Option<Way>,
+    /// Where it went, to be suspected when the connection fails.
+    endpoint: Option<(Arc<Cluster>, Arc<Endpoint>)>,
+}
+
 #[async_trait]
-impl ProxyHttp for ToEndpoint {
-    type CTX = ();
+impl ProxyHttp for Upstream {
+    type CTX = Passing;
 
-    fn new_ctx(&self) {}
-
-    async fn upstream_peer(&self, session: &mut Session, (): &mut ()) -> pingora_core::Result<Box<HttpPeer>> {
-        let address = session.req_header().headers.get(ENDPOINT_HEADER).and_then(|value| value.to_str().ok());
-        let address = address.ok_or_else(|| Error::new(ErrorType::InternalError))?;
-        let resolved: Option<SocketAddr> = tokio::net::lookup_host(address).await.ok().and_then(|mut all| all.next());
-        let resolved = resolved.ok_or_else(|| Error::new(ErrorType::ConnectError))?;
-        Ok(Box::new(HttpPeer::new(resolved, false, String::new())))
+    fn new_ctx(&self) -> Passing {
+        Passing::default()
     }
 
-    async fn upstream_request_filter(
+    fn on_connection_reuse(
         &self,
         _session: &mut Session,
-        upstream: &mut RequestHeader,
-        (): &mut (),
-    ) -> pingora_core::Result<()> {
-        upstream.remove_header(ENDPOINT_HEADER);
-        Ok(())
+        passing: &mut Passing,
+        context: Box<dyn std::any::Any + Send + Sync>,
+    ) {
+        passing.way = context.downcast::<Way>().ok().map(|way| *way);
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, (): &mut ()) {
-        let status = session.response_written().map_or(0, |response: &ResponseHeader| response.status.as_u16());
-        self.metrics.http_request(status);
-        tracing::info!(
-            path = session.req_header().uri.path(),
-            status,
-            error = error.map(|error| error.etype().as_str()),
-            "plain request passed"
-        );
+    async fn upstream_peer(&self, session: &mut Session, passing: &mut Passing) -> Result<Box<HttpPeer>> {
+        if passing.way.is_none() {
+            passing.way = session.req_header().extensions.get::<Way>().cloned();
+        }
+        let no_endpoint = || Error::new_up(ErrorType::HTTPStatus(503));
+        let way = passing.way.as_ref().ok_or_else(no_endpoint)?;
+        let RouteTarget::Relay { cluster, .. } = &way.route.target else { return Err(no_endpoint()) };
+        let endpoint = cluster.pick(&way.user, None).ok_or_else(no_endpoint)?;
+        // Resolved here, as Pingora would resolve on the worker thread and panic on a name that is unknown.
+        let resolved = tokio::time::timeout(self.connect, tokio::net::lookup_host(endpoint.address.clone())).await;
+        let address = match resolved {
+            Ok(Ok(mut addresses)) => addresses.next(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let Some(address) = address else {
+            cluster.suspect(&endpoint);
+            return Err(no_endpoint());
+        };
+        passing.endpoint = Some((Arc::clone(cluster), endpoint));
+        let mut peer = Box::new(HttpPeer::new(address, false, String::new()));
+        peer.options.connection_timeout = Some(self.connect);
+        Ok(peer)
     }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        passing: &mut Passing,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        if let Some((cluster, endpoint)) = passing.endpoint.take() {
+            cluster.suspect(&endpoint);
+        }
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passing: &mut Passing) -> FailToProxy {
+        let route = passing.way.as_ref().map_or("", |way| way.route.name());
+        tracing::warn!(route, %error, "a plain request could not be passed on");
+        let refusal = match error.esource() {
+            pingora_core::ErrorSource::Downstream => Refusal::new(Reason::ProtocolMalformed),
+            _ => Refusal::new(Reason::EdgeNoEndpoint),
+        };
+        self.metrics.refused(refusal.reason);
+        let status = refusal.status;
+        if let Err(error) = respond(session, &refusal).await {
+            tracing::debug!(%error, "the client left before its answer");
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, passing: &mut Passing) {
+        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        self.metrics.http_request(status);
+        let route = passing.way.as_ref().map_or("", |way| way.route.name());
+        tracing::info!(route, status, method = %session.req_header().method, "plain request");
+    }
+}
+
+async fn respond(session: &mut Session, refusal: &Refusal) -> Result<()> {
+    let body = refusal.body();
+    let mut header = ResponseHeader::build_no_case(refusal.status, None)?;
+    header.insert_header("content-type", "application/json")?;
+    header.insert_header("content-length", body.len())?;
+    for (name, value) in &refusal.headers {
+        header.insert_header(*name, value)?;
+    }
+    session.write_response_header(Box::new(header), false).await?;
+    session.write_response_body(Some(body), true).await
 }

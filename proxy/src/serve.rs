@@ -87,7 +87,7 @@ pub fn run(file: &Path, started: impl FnOnce(&Addresses)) -> anyhow::Result<()> 
             workers: Arc::clone(&workers),
             identity: Arc::clone(&identity),
             limiter,
-            passthrough: Passthrough::new(Arc::clone(&metrics)),
+            passthrough: Passthrough::new(config.timeouts.connect, Arc::clone(&metrics)),
             metrics: Arc::clone(&metrics),
         });
         control::start(&shared, reload(file, identity))?;

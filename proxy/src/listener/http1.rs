@@ -149,10 +149,8 @@ impl Connection {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         let origin = crate::handshake::Origin { client: self.client, tls: self.tls };
-        let head = crate::passthrough::pick(&passed.route, &passed.user).and_then(|endpoint| {
-            let claims = passed.claims.as_deref();
-            crate::passthrough::rewritten_head(session.req_header(), &passed.target, claims, origin, &endpoint)
-        });
+        let claims = passed.claims.as_deref();
+        let head = crate::passthrough::rewritten_head(session.req_header(), &passed.target, claims, origin);
         let mut head = match head {
             Ok(head) => head,
             Err(refusal) => {
@@ -164,7 +162,7 @@ impl Connection {
         let mut rewritten = ServerSession::new_http1(session.into_inner());
         rewritten.set_keepalive(Some(self.door.shared.config.timeouts.heartbeat.as_secs().max(1)));
         rewritten.set_pipelined_prefix(head);
-        self.door.passthrough.pass(rewritten, shutdown).await
+        self.door.passthrough.pass(&passed.route, &passed.user, rewritten, shutdown).await
     }
 
     async fn refuse(&self, session: HttpSession, refusal: &Refusal, path: Option<&str>) {

@@ -1,7 +1,10 @@
 //! Requests over HTTP/2: an extended CONNECT (RFC 8441) becomes a byte stream, like the socket of HTTP/1.1.
 
 use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bawaba_channels::reason::Reason;
@@ -12,7 +15,7 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::{H2Options, HttpSession, default_h2_options};
 use pingora_core::server::ShutdownWatch;
 use pingora_http::ResponseHeader;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, DuplexStream, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -53,13 +56,10 @@ impl Connection {
             Ok(Decision::Http(passed)) => {
                 let origin = crate::handshake::Origin { client: self.client, tls: self.tls };
                 let claims = passed.claims.as_deref();
-                let rewritten = crate::passthrough::pick(&passed.route, &passed.user).and_then(|endpoint| {
-                    crate::passthrough::rewrite(session.req_header_mut(), &passed.target, claims, origin, &endpoint)
-                });
-                match rewritten {
+                match crate::passthrough::rewrite(session.req_header_mut(), &passed.target, claims, origin) {
                     Ok(()) => {
                         let session = ServerSession::new_http2(session);
-                        self.door.passthrough.pass(session, shutdown).await;
+                        self.door.passthrough.pass(&passed.route, &passed.user, session, shutdown).await;
                     }
                     Err(refusal) => self.refuse_http2(session, &refusal, Some(passed.target.path())).await,
                 }
@@ -167,17 +167,15 @@ async fn to_worker_from_client(mut session: HttpSession, mut worker: WriteHalf<D
 }
 
 async fn to_client_from_worker(mut writer: SendStream<Bytes>, mut worker: ReadHalf<DuplexStream>) {
-    let mut buffer = BytesMut::new();
     loop {
-        match worker.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => {
+        let mut bytes = match poll_fn(|cx| poll_bytes(&mut worker, cx)).await {
+            Ok(bytes) if !bytes.is_empty() => bytes,
+            Ok(_) | Err(_) => {
                 // Nothing to do for a client that has already gone.
                 drop(writer.send_data(Bytes::new(), true));
                 return;
             }
-            Ok(_) => {}
-        }
-        let mut bytes = buffer.split().freeze();
+        };
         while !bytes.is_empty() {
             writer.reserve_capacity(bytes.len());
             let granted = match poll_fn(|cx| writer.poll_capacity(cx)).await {
@@ -189,4 +187,13 @@ async fn to_client_from_worker(mut writer: SendStream<Bytes>, mut worker: ReadHa
             }
         }
     }
+}
+
+/// What the worker has written, as one piece: a client takes many small DATA frames for an attack. The room is on the
+/// stack, so that an idle stream holds none.
+fn poll_bytes(worker: &mut ReadHalf<DuplexStream>, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    let mut room = [0; DUPLEX_BYTES];
+    let mut buffer = ReadBuf::new(&mut room);
+    ready!(Pin::new(worker).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(Bytes::copy_from_slice(buffer.filled())))
 }
