@@ -83,9 +83,8 @@ impl ServeHttp for Admin {
 impl Admin {
     async fn answer(&self, method: &Method, path: &str) -> Response<Vec<u8>> {
         let allowed = match path {
-            "/" | "/livez" | "/readyz" | "/metrics" | "/sessions" | "/endpoints" | "/filters" | "/generation" => {
-                Method::GET
-            }
+            "/" | "/livez" | "/readyz" | "/metrics" | "/sessions" | "/endpoints" | "/filters" | "/generation"
+            | "/config" => Method::GET,
             "/drain" => Method::POST,
             _ => return text(StatusCode::NOT_FOUND, "no such page; GET / lists them\n"),
         };
@@ -104,13 +103,14 @@ impl Admin {
             "/endpoints" => json_page(&self.endpoints()),
             "/filters" => json_page(&self.filters()),
             "/generation" => json_page(&self.generation()),
+            "/config" => json_page(&self.0.shared.generation().config.redacted()),
             "/drain" => {
                 drain::begin(&self.0.shared);
                 text(StatusCode::ACCEPTED, "draining\n")
             }
             _ => text(
                 StatusCode::OK,
-                "GET /livez /readyz /metrics /sessions /endpoints /filters /generation\nPOST /drain\n",
+                "GET /livez /readyz /metrics /sessions /endpoints /filters /generation /config\nPOST /drain\n",
             ),
         }
     }

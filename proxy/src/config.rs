@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 mod duration;
 mod load;
+mod redacted;
 pub mod source;
 
 pub use load::load;
