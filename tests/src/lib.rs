@@ -17,6 +17,7 @@ pub mod http;
 pub mod keys;
 pub mod place;
 pub mod process;
+pub mod relay;
 pub mod scenario;
 pub mod stack;
 pub mod transcript;
