@@ -201,6 +201,9 @@ pub struct Timeouts {
     /// A client that takes no byte for this long: close 4008.
     #[serde(with = "duration")]
     pub write_stall: Duration,
+    /// How long a slow reader that keeps up again stays at the slower rate; longer each time.
+    #[serde(with = "duration")]
+    pub degraded: Duration,
 }
 
 impl Default for Timeouts {
@@ -213,6 +216,7 @@ impl Default for Timeouts {
             close: Duration::from_secs(5),
             relay_idle: Duration::ZERO,
             write_stall: Duration::from_secs(30),
+            degraded: Duration::from_secs(5),
         }
     }
 }

@@ -28,3 +28,10 @@ pub struct ConnectionContext {
     /// Name of the route that was taken.
     pub route: String,
 }
+
+impl ConnectionContext {
+    /// Whose place a connection with this `sid` takes.
+    pub fn sid_key(&self, sid: String) -> crate::shared::SidKey {
+        [self.route.clone(), self.tenant.clone(), self.user.clone(), sid]
+    }
+}

@@ -10,8 +10,13 @@ mod flush;
 mod lane;
 mod lanes;
 mod order;
+mod pace;
+mod private;
+mod rejudge;
 mod reply;
 mod request;
+mod resume;
+mod revoke;
 mod seat;
 mod source;
 mod subscribe;
@@ -39,6 +44,7 @@ use lane::Lane;
 pub(crate) use lane::LaneKey;
 pub(crate) use request::Gone;
 use seat::Closing;
+use seat::Owed;
 pub(crate) use seat::{NewSeat, Seat, SeatKey};
 use source::{SourceKey, Stream};
 use subscribe::PendingSubscribe;
@@ -46,11 +52,9 @@ use subscribe::PendingSubscribe;
 /// Bytes copied for one session before they are written: a large write costs little more than a small one, and
 /// several of these fit the socket's buffer.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
-/// The rate that slow readers of state channels are moved to.
-const DEGRADED_RATE_MS: u32 = 1000;
-
 /// One stream from a trunk, and who follows it.
 struct Source {
+    serial: u64,
     key: SourceKey,
     stream: Stream,
     /// The newest message of a channel that has state but no sequence (market status).
@@ -59,12 +63,16 @@ struct Source {
     groups: Vec<Group>,
     /// Sessions on a private channel, with their subscription's name.
     private: Vec<(SeatKey, Rc<str>)>,
-    /// Of those, who has not yet had what stood before.
+    /// Of those, whom the server's answer was for: what is not new is for them.
     joining: Vec<(SeatKey, Rc<str>)>,
     /// Its name on the trunk.
     subscription: Option<Rc<str>>,
     /// Pending subscriptions that wait for it.
     waiters: Vec<u64>,
+    /// Pending subscriptions that count on it.
+    held: usize,
+    /// Pending subscriptions for which the server replays what is no longer kept here.
+    histories: Vec<u64>,
     /// Asked for again because of a hole: what comes before the answer is dropped.
     recovering: bool,
 }
@@ -178,8 +186,10 @@ impl Hub {
         }
     }
 
-    /// Puts a follow on another feed; with `resync` it begins there with a `gap` and a snapshot if it is behind.
-    fn move_follow(&mut self, index: usize, slot: usize, source: usize, cohort: usize, key: FeedKey, resync: bool) {
+    /// Puts a follow on another feed; if it is behind there, it begins with what `owed` says.
+    fn move_follow(&mut self, index: usize, slot: usize, key: FeedKey, cohort: usize, owed: Owed) {
+        let Some(source) = self.seats[index].follows.get(slot).map(|follow| follow.source) else { return };
+        let unread = self.seats[index].follows.get(slot).is_some_and(|follow| follow.queued);
         self.unlink(index, slot);
         let feed = self.feed_for(source, cohort, key);
         let follower = self.feeds[feed].followers.insert(Follower { seat: index, slot });
@@ -195,13 +205,27 @@ impl Hub {
             Some(base) => *base.epoch != *follow.epoch || base.seq > follow.seq,
             None => stream.seq() > follow.seq,
         };
-        follow.resync = resync || behind;
-        if follow.resync {
-            follow.queued = true;
-            self.feeds[feed].lagging += 1;
-            self.seats[index].ready.push(slot);
-            self.mark_dirty(index);
+        if unread || behind {
+            // What it was owed before, it is still.
+            if matches!(follow.owed, Owed::Nothing) {
+                follow.owed = owed;
+            }
+            self.queue(index, slot);
         }
+    }
+
+    /// Puts a follow among those that have something to read.
+    fn queue(&mut self, index: usize, slot: usize) {
+        let seat = &mut self.seats[index];
+        let Some(follow) = seat.follows.get_mut(slot) else { return };
+        if !follow.queued {
+            follow.queued = true;
+            seat.ready.push(slot);
+            if let Some(feed) = self.feeds.get_mut(follow.feed) {
+                feed.lagging += 1;
+            }
+        }
+        self.mark_dirty(index);
     }
 
     /// Takes a follow off its feed, and the feed away if nobody else follows it.
@@ -243,7 +267,7 @@ impl Hub {
         let log_bytes_max = self.shared.config.limits.log_bytes_max as usize;
         let mut feed = Feed::new(key, source, cohort, log_bytes_max);
         // The source's place, if it has one; else the first update says where it begins.
-        if at.stream.state().is_some() || !at.key.channel.is_state() {
+        if at.stream.position().is_some() {
             feed.begin_at(at.stream.epoch(), at.stream.seq(), at.stream.state().cloned());
         }
         let id = feeds.insert(feed);
@@ -284,6 +308,8 @@ impl Hub {
     /// Ends everything that a session follows.
     fn unfollow_all(&mut self, index: usize) {
         let seat = &mut self.seats[index];
+        // Nothing is read any more; each follow would be looked for here.
+        seat.ready.clear();
         let slots: Vec<usize> = seat.follows.iter().map(|(slot, _)| slot).collect();
         let subscriptions = std::mem::take(&mut seat.subscriptions);
         for slot in slots {
@@ -292,7 +318,6 @@ impl Hub {
         for source in subscriptions.values().filter_map(|subscription| subscription.private) {
             self.leave_private(index, source);
         }
-        self.seats[index].ready.clear();
     }
 
     /// Ends a follow, and its source where nobody is left.

@@ -37,6 +37,9 @@ use inbound::{Head, Inbound, Transport};
 
 /// Pause after the process ran out of descriptors: accepting again at once would only fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that the kernel takes for a connection before the network does; more wait here, where they can be folded.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 32 * 1024;
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: u32 = 4096;
 
@@ -122,7 +125,11 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    let listener = socket.listen(BACKLOG)?;
+    // Inherited by every connection. What the kernel holds unsent is old when it leaves, and hides who reads slowly.
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    Ok(listener)
 }
 
 /// One connection in the listener's care.

@@ -59,7 +59,7 @@ struct Relay {
     outbound: Lane,
     is_inbound_over: bool,
     is_outbound_over: bool,
-    sid: Option<[String; 3]>,
+    sid: Option<crate::shared::SidKey>,
     _permit: crate::limits::SessionPermit,
     _open: crate::metrics::OpenSession,
 }
@@ -121,7 +121,7 @@ async fn open(
     metrics.handshake(Outcome::Opened);
     metrics.connect_seconds.observe(begun_at.elapsed().as_secs_f64());
     let place = worker.next_session();
-    let sid = context.sid.clone().map(|sid| [context.tenant.clone(), context.user.clone(), sid]);
+    let sid = context.sid.clone().map(|sid| context.sid_key(sid));
     if let Some(old) = sid.as_ref().and_then(|sid| worker.shared.sids.enter(sid, place)) {
         worker.workers.close(old, CloseCode::REPLACED, "a newer connection of the same session took over");
     }

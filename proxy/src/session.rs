@@ -54,7 +54,7 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
     metrics.connect_seconds.observe(begun_at.elapsed().as_secs_f64());
     let counted = metrics.session(chain.route().name());
     let place = context.next_session();
-    let sid = connection.sid.clone().map(|sid| [connection.tenant.clone(), connection.user.clone(), sid]);
+    let sid = connection.sid.clone().map(|sid| connection.sid_key(sid));
     if let Some(old) = sid.as_ref().and_then(|sid| context.shared.sids.enter(sid, place)) {
         context.workers.close(old, CloseCode::REPLACED, "a newer connection of the same session took over");
     }

@@ -44,7 +44,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Whether the process is draining.
     pub drain: watch::Sender<Drain>,
-    /// Newest session of each (tenant, user, sid).
+    /// Newest session of each `sid`.
     pub sids: Sids,
     /// Generations that could not be built.
     pub reloads: Reloads,
@@ -140,11 +140,14 @@ pub struct SessionPlace {
 
 const SHARDS: usize = 16;
 
-/// The newest session of each (tenant, user, sid), in shards so that workers rarely meet. As large as the number of
+/// Route, tenant, user and `sid`: a client may hold one connection on each route.
+pub type SidKey = [String; 4];
+
+/// The newest session of each [`SidKey`], in shards so that workers rarely meet. As large as the number of
 /// open sessions, which has a limit.
 pub struct Sids {
     hasher: RandomState,
-    shards: [Mutex<HashMap<[String; 3], SessionPlace>>; SHARDS],
+    shards: [Mutex<HashMap<SidKey, SessionPlace>>; SHARDS],
 }
 
 impl Default for Sids {
@@ -154,17 +157,17 @@ impl Default for Sids {
 }
 
 impl Sids {
-    fn shard(&self, key: &[String; 3]) -> &Mutex<HashMap<[String; 3], SessionPlace>> {
+    fn shard(&self, key: &SidKey) -> &Mutex<HashMap<SidKey, SessionPlace>> {
         &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
     }
 
     /// Enters a session; the one whose place it takes, if any.
-    pub fn enter(&self, key: &[String; 3], place: SessionPlace) -> Option<SessionPlace> {
+    pub fn enter(&self, key: &SidKey, place: SessionPlace) -> Option<SessionPlace> {
         self.shard(key).lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), place)
     }
 
     /// Takes a session out, unless a newer one has taken its place.
-    pub fn leave(&self, key: &[String; 3], place: SessionPlace) {
+    pub fn leave(&self, key: &SidKey, place: SessionPlace) {
         let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
         if shard.get(key) == Some(&place) {
             shard.remove(key);

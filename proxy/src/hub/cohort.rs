@@ -12,6 +12,7 @@ use bawaba_channels::frame::{self, Decoder, Opcode, Sender};
 use bawaba_channels::message::{Assembler, Message};
 use bawaba_channels::wire::{CLAIMS_HEADER, Encoding, Event, SUBPROTOCOL_PROTO};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::chain::{ChainStream, Facts, Headers, RouteChain};
 use crate::generation::Audience;
@@ -49,7 +50,8 @@ impl Cohort {
         let facts = match chain.audience() {
             Audience::Nothing => String::new(),
             Audience::Facts(pointers) => restrict(claims, pointers).to_string(),
-            Audience::Everything => format!("session {session}"),
+            // A refreshed session is judged by its new claims.
+            Audience::Everything => format!("session {session} {:x}", Sha256::digest(claims.to_string())),
         };
         CohortKey { route: chain.route().name().to_owned(), facts }
     }

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use bawaba_channels::name::{Channel, Exchange};
 use bawaba_channels::reason::Reason;
-use bawaba_channels::wire::{ErrorEvent, Event, Market, Refused, Subscribed, Update};
+use bawaba_channels::wire::{Accepted, ErrorEvent, Event, Gap, Market, Refused, Subscribed, Update};
 
-use super::lane::{InFlight, LaneKey};
+use super::lane::{InFlight, LaneKey, SourceRef};
 use super::source::{SourceKey, Step, channel_of};
 use super::subscribe::Outcome;
-use super::{Hub, rename};
+use super::{Hub, Source, rename};
 
 impl Hub {
     /// Takes one event from a trunk. Call [`Hub::flush`] after each batch.
@@ -27,22 +27,7 @@ impl Hub {
             Event::OrderUpdate(ref update) if update.id.is_some() => self.on_order_answer(key.index, event),
             Event::OrderUpdate(_) | Event::PositionUpdate(_) => self.on_private(key.index, event),
             Event::Error(error) => self.on_error(key.index, &error),
-            Event::Gap(ref gap) => {
-                let found = self.lanes[key.index].sources.iter().copied().find(|id| {
-                    let source = &self.sources[*id];
-                    source.subscription.as_deref() == Some(gap.subscription.as_str())
-                        && *source.key.symbol == *gap.symbol
-                });
-                if let Some(source) = found {
-                    self.sources[source].stream.lose();
-                    self.sources[source].recovering = false;
-                    for (seat, name) in self.sources[source].private.clone() {
-                        if let Some(index) = self.seat_index(seat) {
-                            self.send(index, &rename(&event, &name));
-                        }
-                    }
-                }
-            }
+            Event::Gap(gap) => self.on_gap(key.index, &gap),
             Event::Welcome(welcome) => {
                 for (exchange, market) in welcome.markets {
                     if let Ok(exchange) = exchange.parse() {
@@ -67,11 +52,14 @@ impl Hub {
         let Ok(exchange) = update.exchange.parse::<Exchange>() else { return };
         let key = SourceKey { lane, channel, exchange, symbol: update.symbol.as_str().into(), user: None };
         let Some(&id) = self.source_index.get(&key) else { return };
+        let update = Rc::new(update);
         let source = &mut self.sources[id];
+        if !source.histories.is_empty() && update.seq <= source.stream.seq() && !update.snapshot {
+            return self.on_old_update(id, &update);
+        }
         if source.recovering && !update.snapshot {
             return;
         }
-        let update = Rc::new(update);
         match source.stream.take(&update, channel.is_state()) {
             Step::Next => {}
             Step::Duplicate => return,
@@ -165,36 +153,74 @@ impl Hub {
         }
     }
 
+    fn on_gap(&mut self, lane: usize, gap: &Gap) {
+        let found = self.lanes[lane].sources.iter().copied().find(|id| {
+            let source = &self.sources[*id];
+            source.subscription.as_deref() == Some(gap.subscription.as_str()) && *source.key.symbol == *gap.symbol
+        });
+        let Some(source) = found else { return };
+        if self.sources[source].key.user.is_some() {
+            return self.on_private_gap(source, gap);
+        }
+        if self.sources[source].histories.is_empty() {
+            self.sources[source].stream.lose();
+            self.sources[source].recovering = false;
+        }
+    }
+
     fn on_subscribed(&mut self, lane: usize, answer: Subscribed) {
         let Some(awaited) = answer.id.and_then(|id| self.lanes[lane].in_flight.remove(&id)) else { return };
         let subscription: Option<Rc<str>> = answer.subscription.as_deref().map(Into::into);
         match awaited {
-            InFlight::Subscribe(ids) => {
-                for id in ids {
-                    let Some(source) = self.sources.get_mut(id).filter(|source| source.key.lane == lane) else {
-                        continue;
-                    };
+            InFlight::Subscribe(asked) => {
+                for wanted in asked {
+                    let id = wanted.index;
+                    let Some(source) = self.source_mut(wanted) else { continue };
                     let accepted = answer.accepted.iter().find(|accepted| *accepted.symbol == *source.key.symbol);
                     let refused = answer.refused.iter().find(|refused| *refused.symbol == *source.key.symbol);
-                    match (accepted, refused) {
+                    let outcome = match (accepted, refused) {
                         (Some(accepted), _) => {
-                            source.stream.begin(&accepted.epoch, accepted.seq, accepted.recovered);
-                            source.subscription.clone_from(&subscription);
-                            source.live = true;
-                            source.recovering = false;
-                            self.resolve(id, &Outcome::Accepted);
+                            self.flows(id, accepted, subscription.as_ref());
+                            Outcome::Accepted
                         }
-                        (None, Some(refused)) => self.resolve(id, &Outcome::Refused(refused.clone())),
+                        (None, Some(refused)) => Outcome::Refused(refused.clone()),
                         (None, None) => {
-                            let refused = unanswered(&source.key.symbol);
-                            self.resolve(id, &Outcome::Refused(refused));
+                            Outcome::Refused(Refused { symbol: source.key.symbol.to_string(), ..unanswered() })
                         }
-                    }
+                    };
+                    self.resolve(id, &outcome);
                 }
             }
+            InFlight::Private { source, joiner } => self.on_private_answer(source, joiner, &answer),
+            InFlight::History(pending) => self.on_history(pending, &answer),
             InFlight::Wildcard(pending) => self.on_wildcard(lane, pending, &answer, subscription.as_ref()),
             // An order is not answered so.
             InFlight::Order(order) => self.order_failed(&order),
+        }
+    }
+
+    /// A source, if it is still the one that was meant.
+    pub(super) fn source_mut(&mut self, named: SourceRef) -> Option<&mut Source> {
+        self.sources.get_mut(named.index).filter(|source| source.serial == named.serial)
+    }
+
+    /// The server accepted a source: it flows from this place on.
+    fn flows(&mut self, id: usize, accepted: &Accepted, subscription: Option<&Rc<str>>) {
+        let Self { sources, feeds, .. } = self;
+        let source = &mut sources[id];
+        let goes_on = accepted.recovered && *accepted.epoch == **source.stream.epoch();
+        source.stream.begin(&accepted.epoch, accepted.seq, accepted.recovered);
+        source.subscription = subscription.cloned();
+        source.live = true;
+        source.recovering = false;
+        if !goes_on {
+            // Nobody begins with what stood before: the server says next what stands.
+            for group in &mut source.groups {
+                group.snapshot = None;
+                for feed in &group.feeds {
+                    feeds[*feed].base = None;
+                }
+            }
         }
     }
 
@@ -202,22 +228,27 @@ impl Hub {
         let Some(asked) = self.pending.get(&pending) else { return };
         let (channel, exchange) = (asked.channel, asked.exchange);
         let mut ids = Vec::with_capacity(answer.accepted.len());
+        let mut waited_for = Vec::new();
         for accepted in &answer.accepted {
             let key = SourceKey { lane, channel, exchange, symbol: accepted.symbol.as_str().into(), user: None };
-            let known = self.source_index.contains_key(&key);
             let id = self.source_for(key);
-            if !known {
-                let source = &mut self.sources[id];
-                source.stream.begin(&accepted.epoch, accepted.seq, false);
-                source.subscription = subscription.cloned();
-                source.live = true;
+            if !self.sources[id].live {
+                // Its own request, if one is under way, will find it flowing.
+                self.flows(id, accepted, subscription);
+                waited_for.push(id);
             }
+            self.sources[id].held += 1;
             ids.push(id);
         }
         // They are subscribed to already: only those that wait for their own answer are asked for.
         let sources = &self.sources;
         self.lanes[lane].wanted.retain(|id| sources.get(*id).is_some_and(|source| !source.live));
         self.finish_wildcard(pending, ids, answer.refused.clone());
+        for id in waited_for {
+            if self.sources.contains(id) {
+                self.resolve(id, &Outcome::Accepted);
+            }
+        }
     }
 
     fn on_error(&mut self, lane: usize, error: &ErrorEvent) {
@@ -226,17 +257,15 @@ impl Hub {
             return;
         };
         match awaited {
-            InFlight::Subscribe(ids) => {
-                for id in ids {
-                    let Some(source) = self.sources.get(id) else { continue };
-                    let refused = Refused {
-                        symbol: source.key.symbol.to_string(),
-                        code: error.code.clone(),
-                        reason: error.reason.clone(),
-                    };
-                    self.resolve(id, &Outcome::Refused(refused));
+            InFlight::Subscribe(asked) => {
+                for wanted in asked {
+                    let Some(source) = self.source_mut(wanted) else { continue };
+                    let refused = refused_by(error, &source.key.symbol);
+                    self.resolve(wanted.index, &Outcome::Refused(refused));
                 }
             }
+            InFlight::Private { source, joiner } => self.on_private_refused(source, joiner, &refused_by(error, "")),
+            InFlight::History(pending) => self.end_history(pending),
             InFlight::Wildcard(pending) => self.fail_pending(pending, &error.code, &error.reason),
             InFlight::Order(order) => {
                 if let Some(index) = self.seat_index(order.seat) {
@@ -246,39 +275,6 @@ impl Hub {
                     self.seats[index].wake();
                 }
             }
-        }
-    }
-
-    /// An event of one user: judged for each of the user's sessions by its own stream.
-    fn on_private(&mut self, lane: usize, mut event: Event) {
-        let Some(channel) = channel_of(&event) else { return };
-        let (exchange, user, epoch, seq) = match &mut event {
-            Event::OrderUpdate(update) => (&update.exchange, update.user.take(), &update.epoch, update.seq),
-            Event::PositionUpdate(update) => (&update.exchange, update.user.take(), &update.epoch, update.seq),
-            _ => return,
-        };
-        let (Ok(exchange), Some(user)) = (exchange.parse::<Exchange>(), user) else { return };
-        let key = SourceKey { lane, channel, exchange, symbol: "".into(), user: Some(user.as_str().into()) };
-        let Some(&id) = self.source_index.get(&key) else { return };
-        let source = &mut self.sources[id];
-        // What stood before is for those who just came; what is new is for all.
-        let is_new = source.stream.note(epoch, seq);
-        if is_new {
-            source.joining.clear();
-        }
-        let told = if is_new { source.private.clone() } else { source.joining.clone() };
-        if let Event::OrderUpdate(update) = &event {
-            self.orders.note(&update.order_id, exchange);
-        }
-        for (seat, name) in told {
-            let Some(index) = self.seat_index(seat) else { continue };
-            let mut event = event.clone();
-            match &mut event {
-                Event::OrderUpdate(update) => update.subscription = Some(name.to_string()),
-                Event::PositionUpdate(update) => update.subscription = Some(name.to_string()),
-                _ => {}
-            }
-            self.send(index, &event);
         }
     }
 
@@ -316,7 +312,11 @@ impl Hub {
     }
 }
 
-fn unanswered(symbol: &str) -> Refused {
+pub(super) fn unanswered() -> Refused {
     let reason = Reason::ChannelSymbolUnknown;
-    Refused { symbol: symbol.into(), code: reason.word().into(), reason: reason.sentence().into() }
+    Refused { symbol: String::new(), code: reason.word().into(), reason: reason.sentence().into() }
+}
+
+fn refused_by(error: &ErrorEvent, symbol: &str) -> Refused {
+    Refused { symbol: symbol.into(), code: error.code.clone(), reason: error.reason.clone() }
 }

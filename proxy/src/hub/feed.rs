@@ -50,7 +50,7 @@ pub(crate) struct Feed {
     /// The source's state as of the newest update that was appended: where a joining session begins.
     pub(crate) base: Option<Rc<Update>>,
     /// Epoch and number of the newest update appended.
-    last: Option<(String, u64)>,
+    last: Option<(Rc<str>, u64)>,
     /// Conflated, not yet due.
     pending: Option<Update>,
     due_at: Option<Instant>,
@@ -76,8 +76,13 @@ impl Feed {
 
     /// The feed begins (or begins again) at a place: nothing before it is missed by anyone.
     pub(crate) fn begin_at(&mut self, epoch: &str, seq: u64, base: Option<Rc<Update>>) {
-        self.last = (!epoch.is_empty()).then(|| (epoch.to_owned(), seq));
+        self.last = (!epoch.is_empty()).then(|| (epoch.into(), seq));
         self.base = base;
+    }
+
+    /// The epoch of what was appended last.
+    pub(crate) fn epoch(&self) -> Option<&Rc<str>> {
+        self.last.as_ref().map(|(epoch, _)| epoch)
     }
 
     /// Takes a judged update: appends it now, or holds it until its time. `base` is the source's state with it.
@@ -148,8 +153,8 @@ impl Feed {
             self.log.append(frame, update.seq);
         }
         match &mut self.last {
-            Some((epoch, seq)) if *epoch == update.epoch => *seq = update.seq,
-            last => *last = Some((update.epoch.clone(), update.seq)),
+            Some((epoch, seq)) if **epoch == *update.epoch => *seq = update.seq,
+            last => *last = Some((update.epoch.as_str().into(), update.seq)),
         }
         let seq = update.seq;
         let frame = encode(self.key.encoding, &Event::Update(self.dress(update)));
@@ -163,7 +168,7 @@ impl Feed {
         let (epoch, last) = self.last.as_ref()?;
         // A snapshot stands for everything up to its number; an update only for its own.
         let to_seq = if update.snapshot { update.seq } else { first.saturating_sub(1) };
-        if *epoch != update.epoch {
+        if **epoch != *update.epoch {
             return Some(self.gap(update, 1, 0));
         }
         (first > last + 1 || (update.snapshot && update.seq > *last)).then(|| self.gap(update, last + 1, to_seq))

@@ -1,15 +1,14 @@
-//! The way out: what logs and outboxes hold is copied to sockets, one write per session; and what happens to those
-//! that do not keep up.
+//! The way out: what logs and outboxes hold is copied to sockets, one write per session.
 
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use bawaba_channels::name::Channel;
-use bawaba_channels::wire::{Degraded, Event, Position, Update};
+use bawaba_channels::wire::{Event, Position, Update};
 
-use super::feed::{Feed, FeedKey, encode_into};
-use super::{BATCH_BYTES_MAX, DEGRADED_RATE_MS, Hub, rename};
+use super::feed::{Feed, encode_into};
+use super::seat::Owed;
+use super::{BATCH_BYTES_MAX, Hub, rename};
 
 impl Hub {
     /// Writes to every session what is new for it. Sessions whose sockets are full are left to their own tasks.
@@ -70,6 +69,7 @@ impl Hub {
         self.scratch = batch;
         self.seats[index].blocked = result.is_pending();
         if result.is_pending() {
+            self.seats[index].blocked_at = now;
             self.ladder(index);
         } else if self.seats[index].read_paused && self.may_read(index) {
             self.seats[index].read_paused = false;
@@ -87,24 +87,27 @@ impl Hub {
                 break;
             };
             if !self.copy(index, slot, batch) {
-                self.resync(index, slot);
+                self.settle_owed(index, slot);
                 self.seats[index].outbox.take_direct(batch);
             }
         }
     }
 
-    /// Copies what one follow has not read; false if it was overtaken or has to begin again.
-    fn copy(&mut self, index: usize, slot: usize, batch: &mut Vec<u8>) -> bool {
+    /// Copies what one follow has not read; false if it was overtaken, or is owed something first.
+    pub(super) fn copy(&mut self, index: usize, slot: usize, batch: &mut Vec<u8>) -> bool {
         let Self { seats, feeds, counters, .. } = self;
         let seat = &mut seats[index];
         let Some(follow) = seat.follows.get_mut(slot) else { return true };
         follow.queued = false;
         let Some(feed) = feeds.get_mut(follow.feed) else { return true };
         feed.lagging = feed.lagging.saturating_sub(1);
-        if follow.resync {
+        if !matches!(follow.owed, Owed::Nothing) {
             return false;
         }
-        let Ok(entries) = feed.log.read(follow.cursor) else { return false };
+        let Ok(entries) = feed.log.read(follow.cursor) else {
+            follow.owed = Owed::Gap;
+            return false;
+        };
         let (before, mut messages) = (batch.len(), 0);
         for entry in entries {
             batch.extend_from_slice(&entry.frame);
@@ -112,6 +115,9 @@ impl Hub {
             messages += 1;
         }
         follow.cursor = feed.log.end();
+        if let (true, Some(epoch)) = (messages > 0, feed.epoch()) {
+            follow.epoch = Rc::clone(epoch);
+        }
         counters.add_messages_out(messages);
         seat.backlog_bytes = seat.backlog_bytes.saturating_sub(batch.len() - before);
         if feed.lagging == 0 {
@@ -121,37 +127,66 @@ impl Hub {
         true
     }
 
-    /// A follow that was overtaken (or moved): a state channel skips to a snapshot after a `gap`; a lossless one is
-    /// replayed from the source, or its session is closed as slow.
-    pub(super) fn resync(&mut self, index: usize, slot: usize) {
+    /// Gives a follow what it is owed before it reads on: one that was overtaken skips to a snapshot after a `gap` on a
+    /// state channel; on a lossless one it is replayed from the source, or its session is closed as slow.
+    fn settle_owed(&mut self, index: usize, slot: usize) {
         let Some(follow) = self.seats[index].follows.get_mut(slot) else { return };
-        follow.resync = false;
+        let owed = std::mem::replace(&mut follow.owed, Owed::Nothing);
         let (feed_id, seq, epoch) = (follow.feed, follow.seq, Rc::clone(&follow.epoch));
-        let feed = &self.feeds[feed_id];
-        let source_id = feed.source;
-        follow.cursor = feed.log.end();
-        let source = &self.sources[source_id];
-        if source.key.channel.is_state() {
-            if let Some(status) = source.status.clone() {
-                let judged = self.cohorts[feed.cohort].judge(&status, Instant::now());
-                return self.deliver_directly(index, feed_id, &judged);
-            }
-            let base = feed.base.clone().or_else(|| source.stream.state().cloned());
-            let Some(base) = base else { return };
-            if *base.epoch == *epoch && base.seq <= seq {
-                return;
-            }
-            let from = if *base.epoch == *epoch { (seq + 1, base.seq) } else { (1, 0) };
-            self.counters.add_gaps(1);
-            let gap = self.gap_for(feed_id, &base, from);
-            self.notice(index, &gap);
-            self.send_snapshot(index, slot, &base);
-            return;
+        if let Owed::Replay(missed) = owed {
+            return self.replay_some(index, slot, missed);
         }
-        let position = Position { epoch: epoch.to_string(), seq };
-        match self.sources[source_id].stream.since(&position) {
-            Some(missed) => self.replay(index, slot, &missed),
-            None => self.close_slow(index),
+        let feed = &self.feeds[feed_id];
+        let source = &self.sources[feed.source];
+        follow.cursor = feed.log.end();
+        if !source.key.channel.is_state() && !matches!(owed, Owed::Snapshot) {
+            let position = Position { epoch: epoch.to_string(), seq };
+            return match source.stream.since(&position) {
+                Some(missed) => self.replay_some(index, slot, missed.into_iter().rev().collect()),
+                None => self.close_slow(index),
+            };
+        }
+        if let Some(status) = source.status.clone() {
+            let judged = self.cohorts[feed.cohort].judge(&status, Instant::now());
+            return self.deliver_directly(index, feed_id, &judged);
+        }
+        let Some(base) = feed.base.clone().or_else(|| source.stream.state().cloned()) else {
+            // The server is about to say what stands; that will have its turn here.
+            if let Some(follow) = self.seats[index].follows.get_mut(slot) {
+                follow.owed = owed;
+            }
+            return;
+        };
+        let same_epoch = *base.epoch == *epoch;
+        match owed {
+            Owed::Snapshot => return self.send_snapshot(index, slot, &base),
+            _ if same_epoch && base.seq <= seq => return,
+            Owed::Fold if same_epoch => return self.send_folded(index, slot, &base, seq + 1),
+            _ => {}
+        }
+        let missing = if same_epoch { (seq + 1, base.seq) } else { (1, 0) };
+        self.counters.add_gaps(1);
+        let gap = self.gap_for(feed_id, &base, missing);
+        self.notice(index, &gap);
+        self.send_snapshot(index, slot, &base);
+    }
+
+    /// Replays as much as fits into one write, from the end of `missed`; the rest waits for the next.
+    fn replay_some(&mut self, index: usize, slot: usize, mut missed: Vec<Rc<Update>>) {
+        while let Some(update) = missed.pop() {
+            self.replay(index, slot, &update);
+            if self.seats[index].outbox.waiting_bytes() >= BATCH_BYTES_MAX {
+                break;
+            }
+        }
+        let Some(follow) = self.seats[index].follows.get_mut(slot) else { return };
+        let more = !missed.is_empty();
+        if more {
+            follow.owed = Owed::Replay(missed);
+        }
+        // What came meanwhile is in the log behind the cursor.
+        if more || follow.cursor != self.feeds[follow.feed].log.end() {
+            self.queue(index, slot);
         }
     }
 
@@ -159,24 +194,29 @@ impl Hub {
         self.feeds[feed].gap(update, from_seq, to_seq)
     }
 
-    /// Judges updates for a follow's cohort and sends them to its session alone.
-    pub(super) fn replay(&mut self, index: usize, slot: usize, updates: &[Rc<Update>]) {
-        let now = Instant::now();
-        let Some(follow) = self.seats[index].follows.get(slot) else { return };
+    /// Judges an update for a follow's cohort and sends it to its session alone.
+    fn replay(&mut self, index: usize, slot: usize, update: &Rc<Update>) {
+        let Some(follow) = self.seats[index].follows.get_mut(slot) else { return };
+        follow.seq = update.seq;
+        if *follow.epoch != *update.epoch {
+            follow.epoch = update.epoch.as_str().into();
+        }
         let feed_id = follow.feed;
         let cohort = self.feeds[feed_id].cohort;
-        for update in updates {
-            let judged = self.cohorts[cohort].judge(&Event::Update(Update::clone(update)), now);
-            self.deliver_directly(index, feed_id, &judged);
-            if let Some(follow) = self.seats[index].follows.get_mut(slot) {
-                follow.seq = update.seq;
-                follow.epoch = update.epoch.as_str().into();
-            }
-        }
+        let judged = self.cohorts[cohort].judge(&Event::Update(Update::clone(update)), Instant::now());
+        self.deliver_directly(index, feed_id, &judged);
+    }
+
+    /// Sends the state `base` as one update that stands for all from `first_seq` on: conflated, so nothing is missing.
+    fn send_folded(&mut self, index: usize, slot: usize, base: &Rc<Update>, first_seq: u64) {
+        let mut whole = Update::clone(base);
+        whole.snapshot = false;
+        whole.first_seq = (first_seq < whole.seq).then_some(first_seq);
+        self.replay(index, slot, &Rc::new(whole));
     }
 
     /// Sends the state `base` as a judged snapshot to one session.
-    pub(super) fn send_snapshot(&mut self, index: usize, slot: usize, base: &Rc<Update>) {
+    fn send_snapshot(&mut self, index: usize, slot: usize, base: &Rc<Update>) {
         let now = Instant::now();
         let Some(follow) = self.seats[index].follows.get_mut(slot) else { return };
         follow.seq = base.seq;
@@ -214,45 +254,5 @@ impl Hub {
             self.counters.add_messages_out(1);
         }
         self.mark_dirty(index);
-    }
-
-    /// The slow reader's ladder, walked while its socket is full: a slower rate, then (on lossless channels, or when
-    /// its own frames pile up) the end.
-    pub(super) fn ladder(&mut self, index: usize) {
-        let limit = self.shared.config.limits.outbox_bytes_max as usize;
-        let seat = &self.seats[index];
-        if seat.closing.is_some() {
-            return;
-        }
-        if seat.outbox.waiting_bytes() > limit + BATCH_BYTES_MAX {
-            self.close_slow(index);
-        } else if seat.outbox.waiting_bytes() + seat.backlog_bytes > limit / 2 && !seat.degraded {
-            self.degrade(index);
-        }
-    }
-
-    /// Moves every state channel of a session to the slower rate.
-    fn degrade(&mut self, index: usize) {
-        self.seats[index].degraded = true;
-        let mut told: Vec<Rc<str>> = Vec::new();
-        let slots: Vec<usize> = self.seats[index].follows.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            let Some(follow) = self.seats[index].follows.get(slot) else { continue };
-            let Feed { key, source, cohort, .. } = &self.feeds[follow.feed];
-            let (key, source, cohort) = (key.clone(), *source, *cohort);
-            let channel = self.sources[source].key.channel;
-            if !channel.is_state() || channel == Channel::MarketStatus || key.rate_ms >= DEGRADED_RATE_MS {
-                continue;
-            }
-            if !told.contains(&key.subscription) {
-                told.push(Rc::clone(&key.subscription));
-                self.counters.add_degraded(1);
-                let event = Degraded { subscription: key.subscription.to_string(), update_rate_ms: DEGRADED_RATE_MS };
-                self.notice(index, &Event::Degraded(event));
-            }
-            let behind = self.seats[index].follows.get(slot).is_some_and(|follow| follow.queued);
-            self.move_follow(index, slot, source, cohort, FeedKey { rate_ms: DEGRADED_RATE_MS, ..key }, behind);
-        }
-        self.seats[index].backlog_bytes = 0;
     }
 }

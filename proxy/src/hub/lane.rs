@@ -37,11 +37,27 @@ pub(crate) struct InFlightOrder {
     pub(crate) deadline: Instant,
 }
 
+/// Names a source for as long as the process lives: an answer may come when its place has been given to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SourceRef {
+    pub(crate) index: usize,
+    pub(crate) serial: u64,
+}
+
 /// What an answer from the server will be about.
 #[derive(Clone, Debug)]
 pub(crate) enum InFlight {
     /// These sources were subscribed to.
-    Subscribe(Vec<usize>),
+    Subscribe(Vec<SourceRef>),
+    /// A private source: for one pending subscription, or from where it stands for everyone who follows it.
+    Private {
+        /// The source.
+        source: SourceRef,
+        /// The pending subscription.
+        joiner: Option<u64>,
+    },
+    /// What a pending subscription missed, which is no longer kept here.
+    History(u64),
     /// All symbols were asked for, on behalf of a pending subscription.
     Wildcard(u64),
     /// An order.

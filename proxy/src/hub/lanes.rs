@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bawaba_channels::name::Channel;
 use bawaba_channels::wire::{Request, Subscribe, Unsubscribe};
 
-use super::lane::{InFlight, InFlightOrder, Lane, LaneKey};
+use super::lane::{InFlight, InFlightOrder, Lane, LaneKey, SourceRef};
 use super::{Hub, Source};
 use crate::cluster::{Cluster, Endpoint};
 
@@ -94,18 +94,27 @@ impl Hub {
 
     /// The trunk is connected: everything that hangs on the lane is asked for, from where it stands.
     pub(crate) fn lane_up(&mut self, key: LaneKey) {
-        let Some(lane) = self.lane(key) else { return };
+        let Some(lane) = self.lanes.get_mut(key.index).filter(|lane| lane.serial == key.serial) else { return };
         lane.connected = true;
         lane.out.clear();
         lane.in_flight.clear();
-        lane.wanted = lane.sources.clone();
+        let (private, public): (Vec<usize>, Vec<usize>) =
+            lane.sources.iter().partition(|id| self.sources.get(**id).is_some_and(|source| source.key.user.is_some()));
+        lane.wanted = public;
         let resend: Vec<Box<InFlightOrder>> = lane.resend.drain(..).collect();
         let wildcards = std::mem::take(&mut lane.wildcards);
         self.send_wanted(key.index);
         for pending in wildcards {
             self.send_wildcard(key.index, pending);
         }
+        for source in private {
+            self.ask_private_again(source);
+        }
         for order in resend {
+            // Whoever asked and left finds out with its own key when it is back: nothing is done behind its back.
+            if self.seat_index(order.seat).is_none() {
+                continue;
+            }
             let request = Request::Order(order.order.clone());
             self.lanes[key.index].send(request, Some(InFlight::Order(order)));
         }
@@ -113,20 +122,29 @@ impl Hub {
 
     /// The trunk is lost. Sessions stay; orders that may be sent again wait, the others are answered.
     pub(crate) fn lane_down(&mut self, key: LaneKey) {
-        let Some(lane) = self.lane(key) else { return };
+        let Some(lane) = self.lanes.get_mut(key.index).filter(|lane| lane.serial == key.serial) else { return };
         lane.connected = false;
         lane.out.clear();
         let mut in_flight: Vec<_> = lane.in_flight.drain().collect();
         in_flight.sort_by_key(|(id, _)| *id);
-        let mut lost = Vec::new();
+        let (mut lost, mut histories) = (Vec::new(), Vec::new());
+        for source in &lane.sources {
+            if let Some(source) = self.sources.get_mut(*source) {
+                histories.append(&mut source.histories);
+            }
+        }
         for (_, awaited) in in_flight {
             match awaited {
                 InFlight::Order(order) if order.order.client_order_id.is_some() => lane.resend.push_back(order),
                 InFlight::Order(order) => lost.push(order),
                 InFlight::Wildcard(pending) => lane.wildcards.push(pending),
+                InFlight::History(pending) => histories.push(pending),
                 // Asked for again with everything else.
-                InFlight::Subscribe(_) => {}
+                InFlight::Subscribe(_) | InFlight::Private { .. } => {}
             }
+        }
+        for pending in histories {
+            self.end_history(pending);
         }
         self.counters.add_trunks_lost(1);
         for order in lost {
@@ -149,12 +167,13 @@ impl Hub {
         wanted.dedup();
         let same = |a: &usize, b: &usize| {
             let (a, b) = (&sources[*a].key, &sources[*b].key);
-            (a.channel, a.exchange, &a.user) == (b.channel, b.exchange, &b.user)
+            (a.channel, a.exchange) == (b.channel, b.exchange)
         };
         for group in wanted.chunk_by(same) {
             for ids in group.chunks(SYMBOLS_MAX) {
                 let request = subscribe_request(ids, sources);
-                self.lanes[index].send(Request::Subscribe(request), Some(InFlight::Subscribe(ids.to_vec())));
+                let asked = ids.iter().map(|id| SourceRef { index: *id, serial: sources[*id].serial }).collect();
+                self.lanes[index].send(Request::Subscribe(request), Some(InFlight::Subscribe(asked)));
             }
         }
     }
@@ -217,7 +236,6 @@ fn subscribe_request(ids: &[usize], sources: &slab::Slab<Source>) -> Subscribe {
     let mut request = Subscribe {
         channel: first.channel.as_str().into(),
         exchange: first.exchange.as_str().into(),
-        user: first.user.as_deref().map(str::to_owned),
         ..Subscribe::default()
     };
     for id in ids {

@@ -337,6 +337,7 @@ impl Hub {
                 seat.facts = facts;
                 self.regroup(index);
                 self.send(index, &Event::Refreshed(Refreshed { id: request.id }));
+                self.rejudge(index);
             }
             Err(refused) => {
                 let (reason, text) = refused_word(&refused);

@@ -12,7 +12,7 @@ use bawaba_channels::close::CloseCode;
 use bawaba_channels::frame::{Decoder, Sender};
 use bawaba_channels::log::Cursor;
 use bawaba_channels::message::Assembler;
-use bawaba_channels::wire::Encoding;
+use bawaba_channels::wire::{Encoding, Update};
 use slab::Slab;
 use tokio::io::AsyncWrite;
 
@@ -55,12 +55,29 @@ pub(crate) struct Follow {
     pub(crate) epoch: Rc<str>,
     /// It is in the seat's `ready` list.
     pub(crate) queued: bool,
-    /// It must begin again from a snapshot.
-    pub(crate) resync: bool,
+    /// What it gets before it reads on in its feed.
+    pub(crate) owed: Owed,
+}
+
+/// What a follow gets before it reads on in its feed: made when the socket has room for it, not before.
+#[derive(Debug)]
+pub(crate) enum Owed {
+    /// Nothing: it reads on.
+    Nothing,
+    /// What stands, as it begins.
+    Snapshot,
+    /// What stands, as one update that folds all that it has not read.
+    Fold,
+    /// Word of what it lost, then what stands.
+    Gap,
+    /// What it missed while it was away, newest first.
+    Replay(Vec<Rc<Update>>),
 }
 
 /// A subscription as the client named it.
 pub(crate) struct Subscription {
+    /// The rate that it asked for.
+    pub(crate) rate_ms: u32,
     /// Follows by symbol.
     pub(crate) slots: BTreeMap<Rc<str>, usize>,
     /// The private source, on private channels.
@@ -107,7 +124,12 @@ pub(crate) struct Seat {
     pub(crate) blocked: bool,
     /// The socket is not read until the session has taken what waits for it; nobody but the writer can tell when.
     pub(crate) read_paused: bool,
+    /// It reads slowly, and is at a slower rate for it.
     pub(crate) degraded: bool,
+    /// How often that has happened: each time it stays so longer.
+    pub(crate) degraded_times: u32,
+    /// When its socket was last found full.
+    pub(crate) blocked_at: Instant,
     /// Requests that wait for an answer from a server.
     pub(crate) waiting: usize,
     pub(crate) malformed_in_a_row: u32,
@@ -146,6 +168,8 @@ impl Seat {
             blocked: false,
             read_paused: false,
             degraded: false,
+            degraded_times: 0,
+            blocked_at: now,
             waiting: 0,
             malformed_in_a_row: 0,
             opened_at: now,

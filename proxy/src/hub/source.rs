@@ -64,7 +64,7 @@ impl Stream {
         self.seq
     }
 
-    /// The newest whole state, of channels that have one.
+    /// The newest whole state; on channels whose updates are not folded, the newest update.
     pub(crate) const fn state(&self) -> Option<&Rc<Update>> {
         self.state.as_ref()
     }
@@ -74,11 +74,17 @@ impl Stream {
         if recovered && *self.epoch == *epoch {
             return;
         }
-        if self.epoch.is_empty() {
-            self.epoch = epoch.into();
-            self.seq = seq;
-        }
+        // What was known is of no use to whoever joins now: the server says next what stands.
+        self.restart(epoch, seq);
         self.any_next = true;
+    }
+
+    /// It stands at this place, and nothing is known of what came before.
+    pub(crate) fn restart(&mut self, epoch: &str, seq: u64) {
+        self.epoch = epoch.into();
+        self.seq = seq;
+        self.state = None;
+        self.ring.clear();
     }
 
     /// Notes a private event; whether it is newer than all before it.
@@ -110,7 +116,8 @@ impl Stream {
                 return Step::Duplicate;
             }
         }
-        if update.snapshot && same_epoch && update.seq < self.seq && !self.any_next {
+        // Another session's subscription to all symbols brings the state of those that flow already.
+        if update.snapshot && same_epoch && update.seq <= self.seq && !self.any_next {
             return Step::Duplicate;
         }
         if !same_epoch {
@@ -121,12 +128,10 @@ impl Stream {
         }
         self.any_next = false;
         self.seq = update.seq;
-        if folds {
-            self.state = Some(match self.state.take() {
-                Some(state) if !update.snapshot && same_epoch => fold(state, update),
-                _ => Rc::clone(update),
-            });
-        }
+        self.state = Some(match self.state.take() {
+            Some(state) if folds && !update.snapshot && same_epoch => fold(state, update),
+            _ => Rc::clone(update),
+        });
         if !update.snapshot || !folds {
             if self.ring.len() == RING_UPDATES_MAX {
                 self.ring.pop_front();

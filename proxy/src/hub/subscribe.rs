@@ -9,11 +9,12 @@ use std::time::Instant;
 use bawaba_channels::name::{Channel, Exchange, Symbol};
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{
-    Accepted, ErrorEvent, Event, Filters, Position, Refused, Subscribe, Subscribed, Unsubscribe, Unsubscribed,
+    Accepted, ErrorEvent, Event, Filters, Position, Refused, Subscribe, Subscribed, Unsubscribe, Unsubscribed, Update,
 };
 
 use super::feed::FeedKey;
-use super::seat::{Follow, SeatKey, Subscription};
+use super::resume::History;
+use super::seat::{Follow, Owed, SeatKey, Subscription};
 use super::source::SourceKey;
 use super::{Follower, Hub, Source};
 use crate::cluster::Cluster;
@@ -33,18 +34,25 @@ pub(super) enum Outcome {
 
 /// A subscribe request that waits for servers.
 pub(super) struct PendingSubscribe {
-    seat: SeatKey,
+    pub(super) seat: SeatKey,
     id: Option<u64>,
-    subscription: Rc<str>,
+    pub(super) subscription: Rc<str>,
     pub(super) channel: Channel,
     pub(super) exchange: Exchange,
     rate_ms: u32,
     filters: Option<Rc<Filters>>,
-    resume: BTreeMap<String, Position>,
-    snapshot: bool,
-    sources: Vec<usize>,
+    pub(super) resume: BTreeMap<String, Position>,
+    pub(super) snapshot: bool,
+    pub(super) sources: Vec<usize>,
     refused: Vec<Refused>,
-    waiting: usize,
+    /// Answers that it waits for.
+    pub(super) waiting: usize,
+    /// It is one of the requests that its session waits for.
+    pub(super) counted: bool,
+    /// Once asked for: what servers still have of what was missed, by source.
+    pub(super) history: Option<BTreeMap<usize, History>>,
+    /// On private channels: what the server answered to it.
+    pub(super) own: Option<Accepted>,
     pub(super) deadline: Instant,
 }
 
@@ -78,21 +86,15 @@ impl Hub {
         } else {
             symbols.insert("".into());
         }
-        if !self.has_room(index, symbols.len()) {
-            let most = self.shared.config.limits.symbols_per_session_max;
-            return self.refuse(
-                index,
-                id,
-                Reason::QuotaSymbols,
-                format!("a session follows at most {most} symbols here"),
-            );
+        let rate_ms = if channel.is_state() { request.update_rate_ms.unwrap_or(0).min(RATE_MS_MAX) } else { 0 };
+        let filters = request.filters.filter(|filters| !filters.fields.is_empty()).map(normal);
+        let subscription = name(self.seats[index].chain.route().name(), exchange, channel, rate_ms, filters.as_deref());
+        if !self.has_room(index, &subscription, symbols.iter()) {
+            return self.refuse_symbols(index, id);
         }
         let Some(lane) = self.lane_for(index, &cluster) else {
             return self.refuse_for_now(index, id, Reason::EdgeNoEndpoint);
         };
-        let rate_ms = if channel.is_state() { request.update_rate_ms.unwrap_or(0).min(RATE_MS_MAX) } else { 0 };
-        let filters = request.filters.filter(|filters| !filters.fields.is_empty()).map(normal);
-        let subscription = name(self.seats[index].chain.route().name(), exchange, channel, rate_ms, filters.as_deref());
         let waiting_max = self.shared.config.timeouts.connect * 2;
         let mut pending = PendingSubscribe {
             seat: SeatKey { index, serial: self.seats[index].serial },
@@ -107,6 +109,9 @@ impl Hub {
             sources: Vec::new(),
             refused,
             waiting: 0,
+            counted: false,
+            history: None,
+            own: None,
             deadline: Instant::now() + waiting_max,
         };
         let number = self.next_pending;
@@ -116,20 +121,18 @@ impl Hub {
             let source = self.source_for(SourceKey { lane, channel, exchange, symbol, user });
             pending.sources.push(source);
             let at = &mut self.sources[source];
+            at.held += 1;
             if channel.is_private() || !at.live {
                 at.waiters.push(number);
                 pending.waiting += 1;
-            }
-            if channel.is_private() && at.live {
-                // What stands is asked for again, for this session.
-                at.live = false;
-                self.lanes[lane].wanted.push(source);
             }
         }
         if wildcard {
             pending.waiting = 1;
         }
         let waits = pending.waiting > 0;
+        pending.counted = waits;
+        let private = pending.sources.first().copied().filter(|_| channel.is_private());
         self.pending.insert(number, pending);
         if !waits {
             return self.complete(number);
@@ -137,6 +140,9 @@ impl Hub {
         self.seats[index].waiting += 1;
         if wildcard {
             self.send_wildcard(lane, number);
+        }
+        if let Some(source) = private {
+            self.ask_to_join(source, number);
         }
         self.send_wanted(lane);
     }
@@ -161,9 +167,18 @@ impl Hub {
         }
     }
 
-    fn has_room(&self, index: usize, more: usize) -> bool {
+    /// Whether a session may follow these symbols too; those that it follows already take no more room.
+    fn has_room<'a>(&self, index: usize, subscription: &str, symbols: impl Iterator<Item = &'a Rc<str>>) -> bool {
         let most = self.shared.config.limits.symbols_per_session_max as usize;
-        self.seats[index].symbols() + more <= most
+        let seat = &self.seats[index];
+        let known = seat.subscriptions.get(subscription);
+        let new = symbols.filter(|symbol| !known.is_some_and(|known| known.slots.contains_key(&***symbol))).count();
+        new == 0 || seat.symbols() + new <= most
+    }
+
+    fn refuse_symbols(&mut self, index: usize, id: Option<u64>) {
+        let most = self.shared.config.limits.symbols_per_session_max;
+        self.refuse(index, id, Reason::QuotaSymbols, format!("a session follows at most {most} symbols here"));
     }
 
     /// The source of this key; a new one is asked for with the lane's next write.
@@ -172,7 +187,11 @@ impl Hub {
             return *id;
         }
         let lane = key.lane;
+        let serial = self.next_serial();
+        // A private one is asked for on behalf of each session.
+        let is_public = key.user.is_none();
         let id = self.sources.insert(Source {
+            serial,
             key: key.clone(),
             stream: super::Stream::default(),
             status: None,
@@ -182,30 +201,44 @@ impl Hub {
             joining: Vec::new(),
             subscription: None,
             waiters: Vec::new(),
+            held: 0,
+            histories: Vec::new(),
             recovering: false,
         });
         self.source_index.insert(key, id);
         self.lanes[lane].sources.push(id);
-        self.lanes[lane].wanted.push(id);
+        if is_public {
+            self.lanes[lane].wanted.push(id);
+        }
         id
     }
 
     /// A server answered for a source: whoever waits for it is one answer nearer.
     pub(super) fn resolve(&mut self, source: usize, outcome: &Outcome) {
-        let waiters = std::mem::take(&mut self.sources[source].waiters);
-        for number in waiters {
-            let Some(pending) = self.pending.get_mut(&number) else { continue };
-            if let Outcome::Refused(refused) = outcome {
-                pending.sources.retain(|id| *id != source);
-                pending.refused.push(refused.clone());
-            }
-            pending.waiting -= 1;
-            if pending.waiting == 0 {
-                self.complete(number);
-            }
+        if let Outcome::Refused(refused) = outcome {
+            self.sources[source].live = false;
+            self.revoke_source(source, refused);
         }
-        if matches!(outcome, Outcome::Refused(_)) {
-            self.end_source(source);
+        let Some(at) = self.sources.get_mut(source) else { return };
+        for number in std::mem::take(&mut at.waiters) {
+            self.answered(number, source, outcome);
+        }
+        self.release_source(source);
+    }
+
+    /// A server answered a pending subscription for one of its sources.
+    pub(super) fn answered(&mut self, number: u64, source: usize, outcome: &Outcome) {
+        let Some(pending) = self.pending.get_mut(&number) else { return };
+        if let Outcome::Refused(refused) = outcome
+            && let Some(place) = pending.sources.iter().position(|id| *id == source)
+        {
+            pending.sources.remove(place);
+            pending.refused.push(refused.clone());
+            self.sources[source].held -= 1;
+        }
+        pending.waiting -= 1;
+        if pending.waiting == 0 {
+            self.complete(number);
         }
     }
 
@@ -213,75 +246,80 @@ impl Hub {
         let Some(pending) = self.pending.get_mut(&number) else { return };
         pending.sources = sources;
         pending.refused.extend(refused);
+        pending.waiting = 0;
         self.complete(number);
     }
 
     /// Everything answered: the session gets its answer through the chain, and follows what the chain left in it.
-    fn complete(&mut self, number: u64) {
+    pub(super) fn complete(&mut self, number: u64) {
+        if self.ask_history(number) {
+            return;
+        }
         let Some(pending) = self.pending.remove(&number) else { return };
+        for id in &pending.sources {
+            let source = &mut self.sources[*id];
+            source.held -= 1;
+            source.histories.retain(|known| *known != number);
+        }
         let Some(index) = self.seat_index(pending.seat) else {
             return self.release_all(&pending.sources);
         };
-        if pending.seat.serial == self.seats[index].serial {
-            self.seats[index].waiting = self.seats[index].waiting.saturating_sub(1);
-            self.seats[index].wake();
-        }
+        self.waits_no_more(index, &pending);
         if self.seats[index].closing.is_some() {
             return self.release_all(&pending.sources);
         }
-        if !self.has_room(index, pending.sources.len()) {
+        let symbols = pending.sources.iter().map(|id| &self.sources[*id].key.symbol);
+        if !pending.channel.is_private() && !self.has_room(index, &pending.subscription, symbols) {
             self.release_all(&pending.sources);
-            let most = self.shared.config.limits.symbols_per_session_max;
-            let text = format!("a session follows at most {most} symbols here");
-            return self.refuse(index, pending.id, Reason::QuotaSymbols, text);
+            return self.refuse_symbols(index, pending.id);
         }
         let mut answer = Subscribed { id: pending.id, refused: pending.refused.clone(), ..Subscribed::default() };
+        let mut missed = Vec::with_capacity(pending.sources.len());
         for id in &pending.sources {
             let source = &self.sources[*id];
-            let symbol = source.key.symbol.to_string();
-            let recovered = pending.resume.get(&symbol).is_some_and(|position| source.stream.since(position).is_some());
-            answer.accepted.push(Accepted {
+            missed.push(self.missed(&pending, *id));
+            answer.accepted.push(pending.own.clone().unwrap_or_else(|| Accepted {
                 epoch: source.stream.epoch().to_string(),
                 seq: source.stream.seq(),
-                recovered,
-                symbol,
-            });
+                recovered: missed.last().is_some_and(Option::is_some),
+                symbol: source.key.symbol.to_string(),
+            }));
         }
         answer.subscription = (!answer.accepted.is_empty()).then(|| pending.subscription.to_string());
         let left = self.send_answer(index, &Event::Subscribed(answer), pending.id);
-        for id in &pending.sources {
+        for (id, missed) in pending.sources.iter().zip(missed) {
             let symbol = Rc::clone(&self.sources[*id].key.symbol);
             if left.contains(&*symbol) && self.seats[index].closing.is_none() {
-                self.follow(index, *id, &pending);
+                self.follow(index, *id, &pending, missed);
             } else {
                 self.release_source(*id);
             }
         }
     }
 
+    fn waits_no_more(&mut self, index: usize, pending: &PendingSubscribe) {
+        if pending.counted {
+            self.seats[index].waiting = self.seats[index].waiting.saturating_sub(1);
+            self.seats[index].wake();
+        }
+    }
+
     /// Begins to follow a source, from where the session left off or from a snapshot.
-    fn follow(&mut self, index: usize, source_id: usize, pending: &PendingSubscribe) {
-        let serial = self.seats[index].serial;
+    fn follow(&mut self, index: usize, source_id: usize, pending: &PendingSubscribe, missed: Option<Vec<Rc<Update>>>) {
         let symbol = Rc::clone(&self.sources[source_id].key.symbol);
         let subscription = self.seats[index]
             .subscriptions
             .entry(Rc::clone(&pending.subscription))
-            .or_insert_with(|| Subscription { slots: BTreeMap::new(), private: None });
+            .or_insert_with(|| Subscription { rate_ms: pending.rate_ms, slots: BTreeMap::new(), private: None });
         if pending.channel.is_private() {
             subscription.private = Some(source_id);
-            let member = (SeatKey { index, serial }, Rc::clone(&pending.subscription));
-            let source = &mut self.sources[source_id];
-            source.private.retain(|(seat, _)| *seat != member.0);
-            source.private.push(member.clone());
-            source.joining.push(member);
-            return;
+            return self.follow_private(index, source_id, &pending.subscription);
         }
         let slot = match subscription.slots.get(&symbol) {
             Some(slot) => *slot,
             None => self.new_follow(index, source_id, pending, &symbol),
         };
-        let position = pending.resume.get(&*symbol);
-        self.begin(index, slot, source_id, position, pending.snapshot);
+        self.begin(index, slot, source_id, pending, missed);
     }
 
     fn new_follow(&mut self, index: usize, source_id: usize, pending: &PendingSubscribe, symbol: &Rc<str>) -> usize {
@@ -312,7 +350,7 @@ impl Hub {
             seq,
             epoch,
             queued: false,
-            resync: false,
+            owed: Owed::Nothing,
         });
         if let Some(subscription) = seat.subscriptions.get_mut(&pending.subscription) {
             subscription.slots.insert(Rc::clone(symbol), slot);
@@ -320,64 +358,22 @@ impl Hub {
         slot
     }
 
-    /// What a follow gets first.
-    fn begin(&mut self, index: usize, slot: usize, source_id: usize, position: Option<&Position>, with_snapshot: bool) {
-        let source = &self.sources[source_id];
-        if let Some(status) = source.status.clone() {
-            if with_snapshot {
-                let feed = self.seats[index].follows[slot].feed;
-                let cohort = self.feeds[feed].cohort;
-                let judged = self.cohorts[cohort].judge(&status, Instant::now());
-                self.deliver_directly(index, feed, &judged);
-            }
-            return;
-        }
-        let feed_id = self.seats[index].follows[slot].feed;
-        let state = self.feeds[feed_id].base.clone().or_else(|| source.stream.state().cloned());
-        if let Some(position) = position {
-            match source.stream.since(position) {
-                Some(missed) => {
-                    // What is replayed reaches up to the source's newest; what the feed's log still appends begins
-                    // after its own, which is the same or, conflated, earlier: folded updates may overlap.
-                    return self.replay(index, slot, &missed);
-                }
-                None => {
-                    let same = *position.epoch == **source.stream.epoch();
-                    let update = bawaba_channels::wire::Update {
-                        symbol: source.key.symbol.to_string(),
-                        exchange: source.key.exchange.as_str().into(),
-                        ..Default::default()
-                    };
-                    let range = if same && position.seq < source.stream.seq() {
-                        (position.seq + 1, source.stream.seq())
-                    } else {
-                        (1, 0)
-                    };
-                    let gap = self.gap_for(feed_id, &update, range);
-                    self.notice(index, &gap);
-                }
-            }
-        }
-        if let (true, Some(state)) = (with_snapshot, state) {
-            self.send_snapshot(index, slot, &state);
-        }
-    }
-
     /// Ends waiting for servers.
     pub(super) fn fail_pending(&mut self, number: u64, code: &str, reason: &str) {
         let Some(pending) = self.pending.remove(&number) else { return };
         for source in &pending.sources {
             if let Some(source) = self.sources.get_mut(*source) {
+                source.held -= 1;
                 source.waiters.retain(|waiter| *waiter != number);
+                source.histories.retain(|known| *known != number);
             }
         }
         self.release_all(&pending.sources);
         if let Some(index) = self.seat_index(pending.seat) {
-            self.seats[index].waiting = self.seats[index].waiting.saturating_sub(1);
+            self.waits_no_more(index, &pending);
             let error =
                 ErrorEvent { id: pending.id, code: code.into(), reason: reason.into(), retry_after_ms: Some(1000) };
             self.send(index, &Event::Error(error));
-            self.seats[index].wake();
         }
     }
 
@@ -392,20 +388,7 @@ impl Hub {
         let Some(source) = self.sources.get(id) else { return };
         let used = !source.groups.is_empty() || !source.private.is_empty() || !source.waiters.is_empty();
         // The market's phase is always followed: every `welcome` says it.
-        if used
-            || source.key.channel == Channel::MarketStatus
-            || self.pending.values().any(|pending| pending.sources.contains(&id))
-        {
-            return;
-        }
-        self.end_source(id);
-    }
-
-    fn end_source(&mut self, id: usize) {
-        let Some(source) = self.sources.get(id) else { return };
-        if !source.groups.is_empty() {
-            // Followed, and refused by a server after a failover: the sessions keep their subscription and are told
-            // when it flows again; the next reconnect asks again.
+        if used || source.held > 0 || source.key.channel == Channel::MarketStatus {
             return;
         }
         let source = self.sources.remove(id);
@@ -443,15 +426,6 @@ impl Hub {
             self.leave_private(index, source);
         }
         self.send(index, &Event::Unsubscribed(Unsubscribed { id: request.id }));
-    }
-
-    pub(super) fn leave_private(&mut self, index: usize, source: usize) {
-        let serial = self.seats[index].serial;
-        if let Some(at) = self.sources.get_mut(source) {
-            at.private.retain(|(seat, _)| seat.serial != serial);
-            at.joining.retain(|(seat, _)| seat.serial != serial);
-        }
-        self.release_source(source);
     }
 }
 

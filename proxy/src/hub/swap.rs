@@ -12,6 +12,7 @@ use super::Hub;
 use super::cohort::Cohort;
 use super::feed::FeedKey;
 use super::request::refused_word;
+use super::seat::Owed;
 use crate::chain::RouteChain;
 
 impl Hub {
@@ -58,6 +59,7 @@ impl Hub {
                 self.seats[index].stream = Some(stream);
                 self.counters.add_moved(1);
                 self.regroup(index);
+                self.rejudge(index);
             }
             Err(refused) => {
                 let (reason, _) = refused_word(&refused);
@@ -78,11 +80,9 @@ impl Hub {
         let old = std::mem::replace(&mut self.seats[index].cohort, cohort);
         let slots: Vec<usize> = self.seats[index].follows.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            let follow = &self.seats[index].follows[slot];
-            let (source, unread) = (follow.source, follow.queued);
-            let key: FeedKey = self.feeds[follow.feed].key.clone();
+            let key: FeedKey = self.feeds[self.seats[index].follows[slot].feed].key.clone();
             if old != cohort {
-                self.move_follow(index, slot, source, cohort, key, unread);
+                self.move_follow(index, slot, key, cohort, Owed::Fold);
             }
         }
         self.leave_cohort(old);

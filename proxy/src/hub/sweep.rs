@@ -151,7 +151,7 @@ impl Hub {
             let idle = now.duration_since(seat.heard_at);
             if seat.context.expires_at.is_some_and(|at| at <= unix) {
                 closes.push((index, CloseCode::AUTH_ENDED, "auth.expired: the token has expired"));
-            } else if idle > timeouts.heartbeat {
+            } else if idle > timeouts.heartbeat && !seat.read_paused {
                 closes.push((index, CloseCode::HEARTBEAT, "no traffic and no pong"));
             } else if seat.outbox.stalled_since().is_some_and(|since| now.duration_since(since) > timeouts.write_stall)
             {
@@ -167,10 +167,12 @@ impl Hub {
         }
         for (index, code, reason) in closes {
             if code == CloseCode::SLOW {
-                self.counters.add_slow(1);
+                self.close_slow(index);
+            } else {
+                self.close(index, code, reason);
             }
-            self.close(index, code, reason);
         }
+        self.recover(now, timeouts.degraded);
         for index in pings {
             let mut frames = Vec::new();
             frame::encode(&mut frames, true, Opcode::Ping, &[], None);

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use bawaba_channels::name::Channel;
 use bawaba_channels::reason::Reason;
-use bawaba_channels::wire::{Accepted, Data, Event, Gap, Order, Subscribe, Subscribed};
+use bawaba_channels::wire::{Accepted, Data, Event, Gap, Order, Position, Subscribe, Subscribed};
 
 use super::subscribe::Followed;
 use super::{Hub, Member, Refusal};
@@ -143,8 +143,12 @@ impl Hub {
         }
         self.room_for(id, &name)?;
         let epoch = self.accounts.epoch().to_owned();
-        let position = request.resume.get("");
         let account = self.accounts.open(&user)?;
+        let newest =
+            if channel == Channel::Orders { account.order_updates.seq() } else { account.position_updates.seq() };
+        // No other server plays this stream: a number that it has not reached was never anybody's.
+        let nowhere = Position { epoch: String::new(), seq: 0 };
+        let position = request.resume.get("").map(|at| if at.seq > newest { &nowhere } else { at });
         let (begin, seq): (Begin<Private>, u64) = if channel == Channel::Orders {
             (
                 account.order_updates.begin(&epoch, position).map(|u| Private::Order(u.clone())),

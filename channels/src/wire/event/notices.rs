@@ -189,7 +189,8 @@ record! {
 }
 
 record! {
-    /// `degraded`: the subscription goes on at a slower rate, because the client reads slowly.
+    /// `degraded`: the subscription goes on at another rate: slower, because the client reads slowly; and then the one
+    /// that it asked for, when it keeps up again.
     Degraded {
         /// The subscription.
         #[prost(string, tag = "1")]
