@@ -217,6 +217,7 @@ impl Checker<'_> {
             ("heartbeat", timeouts.heartbeat),
             ("close", timeouts.close),
             ("write_stall", timeouts.write_stall),
+            ("degraded", timeouts.degraded),
         ];
         for (name, duration) in each {
             self.positive(at!["timeouts", name], duration);

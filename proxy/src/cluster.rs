@@ -160,6 +160,18 @@ impl Cluster {
         }))
     }
 
+    /// Takes over what is known of the endpoints that an earlier form of this cluster has too.
+    pub fn inherit(&self, before: &Self) {
+        let mut trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = before.trackers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (endpoint, tracker) in self.endpoints.iter().zip(trackers.iter_mut()) {
+            if let Some(same) = before.endpoints.iter().find(|same| same.address == endpoint.address) {
+                tracker.clone_from(&known[same.index]);
+            }
+        }
+        self.states.send_replace(trackers.iter().map(|tracker| tracker.state).collect());
+    }
+
     /// All endpoints.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints

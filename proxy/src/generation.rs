@@ -124,9 +124,14 @@ impl Generation {
         };
         let mut clusters = BTreeMap::new();
         for (name, settings) in &config.cluster {
-            let kept = before.and_then(|before| before.clusters.get(name)).filter(|kept| kept.settings == *settings);
-            let cluster = match kept {
-                Some(kept) => Arc::clone(kept),
+            let before = before.and_then(|before| before.clusters.get(name));
+            let cluster = match before {
+                Some(kept) if kept.settings == *settings => Arc::clone(kept),
+                Some(changed) => {
+                    let cluster = Cluster::new(name, settings.clone()).map_err(BuildError)?;
+                    cluster.inherit(changed);
+                    cluster
+                }
                 None => Cluster::new(name, settings.clone()).map_err(BuildError)?,
             };
             clusters.insert(name.clone(), cluster);

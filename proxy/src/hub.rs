@@ -13,6 +13,7 @@ mod order;
 mod pace;
 mod private;
 mod rejudge;
+mod relane;
 mod reply;
 mod request;
 mod resume;

@@ -26,13 +26,15 @@ use crate::worker::WorkerContext;
 const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 /// First and longest pause between attempts while no endpoint takes us.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+/// How long a trunk that is to be left waits for answers to orders.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a trunk ended.
 #[derive(Debug)]
 enum Lost {
     /// Nobody needs the lane any more.
     Unneeded,
-    /// The cluster says that the endpoint goes away.
+    /// The cluster says that the endpoint goes away, or the lane belongs to another cluster now.
     Leaving,
     /// The socket failed, was closed, or fell silent.
     Broken(String),
@@ -141,6 +143,7 @@ async fn pump(
     let mut heard_at = Instant::now();
     let mut pinged = false;
     let write_within = context.shared.config.timeouts.connect;
+    let mut leaves_by: Option<Instant> = None;
     loop {
         let mut replies = Vec::new();
         match reader.events(&mut replies, jitter) {
@@ -164,7 +167,20 @@ async fn pump(
             hub.send_wanted(lane.index);
             let Some(at) = hub.lane(lane) else { return Lost::Unneeded };
             replies.append(&mut at.out);
-            Rc::clone(&at.work)
+            let work = Rc::clone(&at.work);
+            let state = cluster.state(endpoint);
+            let leaves = !Arc::ptr_eq(&at.cluster, cluster)
+                || state == State::Gone
+                || (state == State::Draining && cluster.is_serving());
+            if leaves && leaves_by.is_none() {
+                // Orders that it has get their answers from it; what is asked from now on waits for the next.
+                leaves_by = Some(Instant::now() + LEAVE_WITHIN);
+                hub.lane_leaves(lane);
+            }
+            if leaves_by.is_some_and(|by| state == State::Gone || Instant::now() >= by || !hub.awaits_orders(lane)) {
+                return Lost::Leaving;
+            }
+            work
         };
         if !replies.is_empty() {
             match timeout(write_within, socket.write_all(&replies)).await {
@@ -185,13 +201,9 @@ async fn pump(
                 Err(error) => return Lost::Broken(error.to_string()),
             },
             () = work.notified() => {}
-            Ok(()) = states.changed() => {
-                let state = cluster.state(endpoint);
-                let elsewhere = cluster.is_serving();
-                if state == State::Gone || (state == State::Draining && elsewhere) {
-                    return Lost::Leaving;
-                }
-            }
+            Ok(()) = states.changed() => {}
+            () = tokio::time::sleep(leaves_by.map_or(silence_max, |by| by.saturating_duration_since(Instant::now()))),
+                if leaves_by.is_some() => {}
             () = tokio::time::sleep(next.saturating_sub(silent_for)) => {
                 if pinged {
                     return Lost::Broken("the server fell silent".into());

@@ -287,6 +287,7 @@ impl WorkerContext {
             }
         }
         self.hub.borrow_mut().close_route(|route| next.route(route).is_some());
+        self.hub.borrow_mut().relane(&next);
         tracing::info!(worker = self.index, generation = next.number, "moved to the new generation");
     }
 

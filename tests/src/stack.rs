@@ -137,6 +137,12 @@ impl Edge {
         });
     }
 
+    /// Writes another configuration, whatever its form, and tells the edge to read it (SIGHUP).
+    pub fn reload(&self, scratch: &Scratch, config: &str) {
+        scratch.write("edge.toml", config);
+        self.process.signal(rustix::process::Signal::HUP);
+    }
+
     /// Opens `/ws` in the JSON form.
     pub fn connect(&self, token: &str) -> Client {
         Connect::with_token(token).accepted(self.address)
