@@ -5,14 +5,21 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::serve::{self, Addresses};
 use crate::token;
+
+/// The edge serves, and listens for signals itself.
+static SERVES: AtomicBool = AtomicBool::new(false);
+/// How long it may take to end after a signal: its drain window, the time for goodbyes, and a little more.
+const DRAIN_WITHIN: Duration = Duration::from_secs(8);
 
 /// Where the demo listens.
 #[derive(Clone, Debug, Args)]
@@ -63,6 +70,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     let directory = std::env::temp_dir().join(format!("bawaba-demo-{}", std::process::id()));
+    tidy_up_when_told(&directory)?;
     std::fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
     let mut backstage = Backstage { directory: directory.clone(), servers: Vec::new() };
     let mut endpoints = Vec::new();
@@ -83,14 +91,46 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let tokens = [unscreened(), screened()].map(|claims| token::sign_hs256(&claims, secret.as_bytes()));
     let [plain, screened] = tokens;
     let (plain, screened) = (plain?, screened?);
-    serve::run(&file, |addresses| print_guide(addresses, &program, &plain, &screened, &backstage, &endpoints))
+    serve::run(&file, |addresses| {
+        SERVES.store(true, Ordering::Relaxed);
+        print_guide(addresses, &program, &plain, &screened, &backstage, &endpoints);
+    })
+}
+
+/// A signal that comes before the edge listens for it ends the demo here. One that comes later is the edge's: it
+/// drains; and if that takes too long, this ends it all the same. The servers end when their input does.
+fn tidy_up_when_told(directory: &Path) -> anyhow::Result<()> {
+    let directory = directory.to_owned();
+    let (listens, ready) = std::sync::mpsc::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+            let heard = signals.is_ok();
+            // The other end waits for it.
+            let _ = listens.send(heard);
+            let Ok((mut terminate, mut interrupt)) = signals else { return };
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if SERVES.load(Ordering::Relaxed) {
+                tokio::time::sleep(DRAIN_WITHIN).await;
+            }
+            let _ = std::fs::remove_dir_all(&directory);
+            std::process::exit(1);
+        });
+    })?;
+    anyhow::ensure!(ready.recv()?, "signals cannot be heard");
+    Ok(())
 }
 
 fn start_server(program: &Path, exchange: &str) -> anyhow::Result<(Child, SocketAddr)> {
     let mut child = Command::new(program)
-        .args(["serve", "--exchange", exchange, "--listen", "127.0.0.1:0", "--round-the-clock"])
+        .args(["serve", "--exchange", exchange, "--listen", "127.0.0.1:0", "--round-the-clock", "--end-with-input"])
         .env("BAWABA_LOG", "warn")
-        .stdin(Stdio::null())
+        // Held by this process alone: it closes when this process ends, also where nothing could be tidied up.
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("{} cannot be started", program.display()))?;

@@ -88,6 +88,9 @@ pub(crate) struct Serve {
     /// Begin the recording again when it ends; sequence numbers go on.
     #[arg(long = "loop", requires = "replay")]
     pub(crate) looped: bool,
+    /// End at once when standard input closes: whoever holds its other end is gone, however it ended.
+    #[arg(long)]
+    pub(crate) end_with_input: bool,
     /// Whether sessions need the claims header that the edge writes.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) require_claims: bool,

@@ -35,6 +35,9 @@ pub(crate) fn settings(simulation: &Simulation, listing: &Listing, now: i64) -> 
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
+    if command.end_with_input {
+        end_with_input()?;
+    }
     let config = Config::read(command.config.as_deref())?;
     let listing = Arc::new(command.exchange.listing()?);
     let (listing, feed) = feed(&command, listing)?;
@@ -97,6 +100,16 @@ fn feed(command: &Serve, listing: Arc<Listing>) -> anyhow::Result<(Arc<Listing>,
             Ok((listing, Feed::Sim(Box::new(sim))))
         }
     }
+}
+
+/// Ends the process when nobody holds the other end of its input any more.
+fn end_with_input() -> std::io::Result<()> {
+    std::thread::Builder::new().name("input".into()).spawn(|| {
+        // What is written there is of no interest, nor is why it cannot be read.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        std::process::exit(0);
+    })?;
+    Ok(())
 }
 
 /// The one line for whoever started this process, once sessions are welcome; everything else goes to the log on stderr.
