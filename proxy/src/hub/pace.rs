@@ -15,6 +15,10 @@ use super::{BATCH_BYTES_MAX, Hub};
 
 /// The rate that slow readers of state channels are moved to.
 const DEGRADED_RATE_MS: u32 = 1000;
+/// A burst of answers over the limit is taken within this time, or is no burst,
+const BURST_WITHIN: Duration = Duration::from_secs(1);
+/// and is at most this many times the limit.
+const BURSTS_MAX: usize = 4;
 /// A session that falls back again and again stays at the slower rate up to this many times as long.
 const LONGER_MAX: u32 = 16;
 
@@ -27,7 +31,9 @@ impl Hub {
         if seat.closing.is_some() {
             return;
         }
-        if seat.outbox.waiting_bytes() > limit + BATCH_BYTES_MAX {
+        let (waiting, most) = (seat.outbox.waiting_bytes(), limit + BATCH_BYTES_MAX);
+        let is_stuck = seat.outbox.stalled_since().is_some_and(|since| since.elapsed() > BURST_WITHIN);
+        if waiting > BURSTS_MAX * most || (waiting > most && is_stuck) {
             self.close_slow(index);
         } else if seat.outbox.waiting_bytes() + seat.backlog_bytes > limit / 2 && !seat.degraded {
             self.degrade(index);

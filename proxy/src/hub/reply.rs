@@ -9,8 +9,8 @@ use bawaba_channels::message::{Assembler, Message};
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{ErrorEvent, Event};
 
+use super::Hub;
 use super::request::CHAIN_MESSAGE_BYTES_MAX;
-use super::{BATCH_BYTES_MAX, Hub};
 use crate::chain::Ended;
 
 impl Hub {
@@ -102,9 +102,9 @@ impl Hub {
         if let Some(code) = closes {
             self.close_written(index, code);
         }
-        let limit = self.shared.config.limits.outbox_bytes_max as usize + BATCH_BYTES_MAX;
-        if self.seats[index].outbox.waiting_bytes() > limit && self.seats[index].closing.is_none() {
-            self.close_slow(index);
+        if self.seats[index].outbox.waiting_bytes() > self.shared.config.limits.outbox_bytes_max as usize {
+            // Whoever is not blocked gets its chance with the next flush.
+            self.ladder(index);
         }
     }
 

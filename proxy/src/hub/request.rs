@@ -24,7 +24,7 @@ use crate::context::ConnectionContext;
 
 /// Messages in a row that could not be read before the connection ends.
 const MALFORMED_IN_A_ROW_MAX: u32 = 16;
-/// Requests of one session that may wait for servers; beyond, its socket is not read.
+/// Requests of one session that may wait for servers, by their weight; beyond, its socket is not read.
 const WAITING_MAX: usize = 64;
 /// Reads of one session before others get their turn.
 const READS_MAX: usize = 4;
@@ -61,6 +61,10 @@ impl Hub {
                 // No waker waits for the socket now: `flush_seat` wakes the task when there is room again.
                 self.seats[index].read_paused = true;
                 break;
+            }
+            if std::mem::take(&mut self.seats[index].held_back) {
+                self.on_bytes(index, &mut []);
+                continue;
             }
             let mut into = ReadBuf::new(&mut buffer);
             match Pin::new(&mut self.seats[index].io).poll_read(cx, &mut into) {
@@ -144,6 +148,11 @@ impl Hub {
         while at < bytes.len() {
             if self.seats[index].closing.is_some_and(|closing| closing.peer_closed) {
                 return bytes.len();
+            }
+            if !self.may_read(index) {
+                // One packet can hold requests for a thousand times its size.
+                self.seats[index].held_back = true;
+                break;
             }
             let seat = &mut self.seats[index];
             let frame = match seat.decoder.decode(&mut bytes[at..]) {

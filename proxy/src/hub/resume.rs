@@ -55,7 +55,7 @@ impl Hub {
             pending.waiting = 1;
             let seat = pending.seat.index;
             if !std::mem::replace(&mut pending.counted, true) {
-                self.seats[seat].waiting += 1;
+                self.seats[seat].waiting += pending.weight;
             }
         }
         true

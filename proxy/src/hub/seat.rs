@@ -130,7 +130,9 @@ pub(crate) struct Seat {
     pub(crate) degraded_times: u32,
     /// When its socket was last found full.
     pub(crate) blocked_at: Instant,
-    /// Requests that wait for an answer from a server.
+    /// `partial` holds whole frames, whose turn comes when what they ask for has room.
+    pub(crate) held_back: bool,
+    /// Weight of the requests that wait for an answer from a server.
     pub(crate) waiting: usize,
     pub(crate) malformed_in_a_row: u32,
     pub(crate) opened_at: Instant,
@@ -170,6 +172,7 @@ impl Seat {
             degraded: false,
             degraded_times: 0,
             blocked_at: now,
+            held_back: false,
             waiting: 0,
             malformed_in_a_row: 0,
             opened_at: now,

@@ -20,6 +20,8 @@ use super::{Follower, Hub, Source};
 use crate::cluster::Cluster;
 use crate::generation::Target;
 
+/// Symbols of a request that weigh as much as a request of one: their part of the answer is about 2 KiB.
+const SYMBOLS_PER_WEIGHT: usize = 16;
 /// Longest time between two updates that may be asked for: an hour.
 const RATE_MS_MAX: u32 = 3_600_000;
 
@@ -47,6 +49,8 @@ pub(super) struct PendingSubscribe {
     refused: Vec<Refused>,
     /// Answers that it waits for.
     pub(super) waiting: usize,
+    /// How heavy its answer will be.
+    pub(super) weight: usize,
     /// It is one of the requests that its session waits for.
     pub(super) counted: bool,
     /// Once asked for: what servers still have of what was missed, by source.
@@ -109,6 +113,7 @@ impl Hub {
             sources: Vec::new(),
             refused,
             waiting: 0,
+            weight: 1 + request.symbols.len() / SYMBOLS_PER_WEIGHT,
             counted: false,
             history: None,
             own: None,
@@ -133,11 +138,12 @@ impl Hub {
         let waits = pending.waiting > 0;
         pending.counted = waits;
         let private = pending.sources.first().copied().filter(|_| channel.is_private());
+        let weight = pending.weight;
         self.pending.insert(number, pending);
         if !waits {
             return self.complete(number);
         }
-        self.seats[index].waiting += 1;
+        self.seats[index].waiting += weight;
         if wildcard {
             self.send_wildcard(lane, number);
         }
@@ -299,7 +305,7 @@ impl Hub {
 
     fn waits_no_more(&mut self, index: usize, pending: &PendingSubscribe) {
         if pending.counted {
-            self.seats[index].waiting = self.seats[index].waiting.saturating_sub(1);
+            self.seats[index].waiting = self.seats[index].waiting.saturating_sub(pending.weight);
             self.seats[index].wake();
         }
     }
