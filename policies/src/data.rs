@@ -37,6 +37,13 @@ pub enum DataError {
     },
     /// `historical` names a list that is not loaded.
     HistoricalUnknown(String),
+    /// Something is wrong with a licence.
+    License {
+        /// Id of the row.
+        id: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// Something is wrong with the licence tiers.
     Tiers {
         /// The tier, feature or channel.
@@ -63,6 +70,7 @@ impl fmt::Display for DataError {
             Self::HistoricalUnknown(id) => {
                 write!(f, "historical names {id:?}, but no list of that id is loaded: correct the id or add the list")
             }
+            Self::License { id, problem } => write!(f, "licence {id:?}: {problem}"),
             Self::Tiers { name, problem } => write!(f, "licence tiers, {name:?}: {problem}"),
         }
     }

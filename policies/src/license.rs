@@ -1,8 +1,9 @@
 //! Licensing: what a tier and its claims open, and when they end.
 //!
 //! Tiers are sets of features and are never compared with each other. An exchange or an asset type is open when a
-//! feature of the session grants it and the claims, where they name any, name it too. Knows no message and counts
-//! nothing.
+//! feature of the session grants it and the claims, where they name any, name it too. A licence of the tenant or the
+//! user overrides what the token says of its tier. Every verdict says until when it holds by itself. Knows no message
+//! and counts nothing.
 
 use alloc::collections::BTreeSet;
 use alloc::string::String;
@@ -13,28 +14,40 @@ use serde_json::Value;
 
 use crate::{AssetType, Reason, UnixNanos};
 
+pub mod licenses;
 mod tiers;
 
+pub use licenses::{AtLimit, Licenses};
+use licenses::{Finding, Row};
 pub use tiers::{ChannelRule, Depth, Feature, Latency, Scope, Settings, Tier, Tiers};
 
 /// What the verified claims say about the licence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// Name of the tier.
-    pub tier: String,
+    /// `tenant`; empty if there is none.
+    pub tenant: String,
+    /// `sub`; empty if there is none.
+    pub user: String,
+    /// Name of the tier, for whoever has no licence on file.
+    pub tier: Option<String>,
     /// Features on top of the tier's.
     pub features: BTreeSet<String>,
     /// If there: only these exchanges.
     pub exchanges: Option<BTreeSet<String>>,
     /// If there: only these asset types.
     pub asset_types: Option<BTreeSet<String>>,
-    /// First instant at which the licence is over.
+    /// First instant at which the token is over.
     pub expires_at: UnixNanos,
 }
 
 #[derive(Deserialize)]
 struct Claims {
-    tier: String,
+    #[serde(default)]
+    tenant: Option<String>,
+    #[serde(default)]
+    sub: Option<String>,
+    #[serde(default)]
+    tier: Option<String>,
     #[serde(default, deserialize_with = "crate::claims::list")]
     features: Option<Vec<String>>,
     #[serde(default, deserialize_with = "crate::claims::list")]
@@ -48,14 +61,17 @@ impl Terms {
     /// Reads the licence from the verified claims (the whole payload of the token).
     ///
     /// # Errors
-    /// [`Reason::LicenseNotFound`] without claims or tier; [`Reason::AuthInvalid`] when a claim has the wrong shape
-    /// or `exp` is missing: a licence that does not say when it ends is not one without end. `null` counts as absent.
+    /// [`Reason::LicenseNotFound`] without claims; [`Reason::AuthInvalid`] when a claim has the wrong shape or `exp`
+    /// is missing: a token that does not say when it ends is not one without end. `null` counts as absent.
     pub fn from_claims(claims: &Value) -> Result<Self, Reason> {
-        if claims.get("tier").is_none_or(Value::is_null) {
+        // Derived code would read an array as the fields in order.
+        if claims.as_object().is_none_or(serde_json::Map::is_empty) {
             return Err(Reason::LicenseNotFound);
         }
         let claims = Claims::deserialize(claims).map_err(|_| Reason::AuthInvalid)?;
         Ok(Self {
+            tenant: claims.tenant.unwrap_or_default(),
+            user: claims.sub.unwrap_or_default(),
             tier: claims.tier,
             features: claims.features.into_iter().flatten().collect(),
             exchanges: claims.exchanges.map(BTreeSet::from_iter),
@@ -86,6 +102,7 @@ pub struct Refusal {
 /// An admitted session: proof that tier and claims were read and found good, required to judge anything else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct License {
+    id: Option<String>,
     tier: String,
     features: BTreeSet<String>,
     exchanges: BTreeSet<String>,
@@ -93,9 +110,15 @@ pub struct License {
     depth: Depth,
     latency: Latency,
     expires_at: UnixNanos,
+    changes_at: Option<UnixNanos>,
 }
 
 impl License {
+    /// Id of the licence on file; `None` where the token alone says the tier.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     /// Name of the tier.
     pub fn tier(&self) -> &str {
         &self.tier
@@ -111,9 +134,14 @@ impl License {
         self.latency
     }
 
-    /// First instant at which everything is refused.
+    /// First instant at which everything is refused, because the token is over.
     pub const fn expires_at(&self) -> UnixNanos {
         self.expires_at
+    }
+
+    /// From this instant on it has to be judged anew: the licence may say something else.
+    pub const fn changes_at(&self) -> Option<UnixNanos> {
+        self.changes_at
     }
 }
 
@@ -161,42 +189,90 @@ pub struct Subscription<'a> {
     pub depth: Depth,
 }
 
+/// A licence that is not in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lapse {
+    /// Why.
+    pub reason: Reason,
+    /// From this instant on it has to be judged anew, if the data knows of one.
+    pub changes_at: Option<UnixNanos>,
+}
+
 /// Judges the handshake.
 ///
 /// # Errors
-/// `license.not_found` for an unknown tier, `license.expired`, `license.feature` without access by WebSocket.
+/// `license.not_found` without a licence on file or a known tier, `license.expired`, `license.inactive` while it is
+/// suspended or has not begun, `license.feature` without access by WebSocket.
 pub fn judge_connect(tiers: &Tiers, terms: &Terms, now: UnixNanos) -> Result<License, Refusal> {
-    let Some(tier) = tiers.tier(&terms.tier) else { return refuse(Reason::LicenseNotFound) };
+    judge_standing(tiers, terms, now).map_err(|lapse| Refusal { reason: lapse.reason })
+}
+
+/// As [`judge_connect`], for a session that stays open meanwhile: also when to ask again.
+///
+/// # Errors
+/// As [`judge_connect`].
+pub fn judge_standing(tiers: &Tiers, terms: &Terms, now: UnixNanos) -> Result<License, Lapse> {
+    let licenses = tiers.licenses();
+    let row_changes = licenses.changes_at(&terms.tenant, &terms.user, now);
+    let refuse = |reason| Err(Lapse { reason, changes_at: row_changes });
+    let row = match licenses.find(&terms.tenant, &terms.user, now) {
+        Finding::Row(Err(reason)) => return refuse(reason),
+        Finding::Row(Ok(row)) => Some(row),
+        Finding::Token => None,
+    };
+    let Some(name) = row.map_or(terms.tier.as_ref(), |row| Some(&row.tier)) else {
+        return refuse(Reason::LicenseNotFound);
+    };
+    let changes_at = [row_changes, tiers.tier_changes_at(name, now)].into_iter().flatten().min();
+    let refuse = |reason| Err(Lapse { reason, changes_at });
+    let Some(tier) = tiers.tier(name, now) else { return refuse(Reason::LicenseNotFound) };
     if now >= terms.expires_at {
         return refuse(Reason::LicenseExpired);
     }
-    let features: BTreeSet<String> = tier.features.iter().chain(&terms.features).cloned().collect();
+    let features = features(tier, row, terms);
     if !tiers.connect_features().iter().all(|feature| features.contains(feature)) {
         return refuse(Reason::LicenseFeature);
     }
     let (mut exchanges, mut asset_types) = tiers.granted(&features);
-    if let Some(only) = &terms.exchanges {
+    for only in [&terms.exchanges, row.map_or(&None, |row| &row.exchanges)].into_iter().flatten() {
         exchanges.retain(|exchange| only.contains(exchange));
     }
     if let Some(only) = &terms.asset_types {
         asset_types.retain(|kind| only.contains(kind.word()));
     }
+    if let Some(only) = row.and_then(|row| row.asset_types.as_ref()) {
+        asset_types.retain(|kind| only.contains(kind));
+    }
     Ok(License {
+        id: row.map(|row| row.id.clone()),
         tier: tier.name.clone(),
         features,
         exchanges,
         asset_types,
-        depth: tier.depth,
-        latency: tier.latency,
+        depth: row.and_then(|row| row.depth).unwrap_or(tier.depth),
+        latency: row.and_then(|row| row.latency).unwrap_or(tier.latency),
         expires_at: terms.expires_at,
+        changes_at,
     })
+}
+
+/// A licence on file says what its features are; without one, the token may name some on top of its tier's.
+fn features(tier: &Tier, row: Option<&Row>, terms: &Terms) -> BTreeSet<String> {
+    match row {
+        None => tier.features.iter().chain(&terms.features).cloned().collect(),
+        Some(row) => {
+            let sold = tier.features.iter().chain(&row.features);
+            sold.filter(|feature| !row.without.contains(*feature)).cloned().collect()
+        }
+    }
 }
 
 /// Judges one subscription.
 ///
 /// # Errors
 /// `license.expired`, `channel.unknown`, `license.feature`, `license.exchange` (also when the channel is per exchange
-/// and none is named), `channel.symbol_unknown`, `license.asset_type`, `license.depth`: the first that applies.
+/// and none is named), `channel.symbol_unknown`, `license.asset_type`, `license.depth`, and `license.feature` for a channel
+/// that an end-of-day licence has no closing snapshot of: the first that applies.
 pub fn judge_subscribe(
     tiers: &Tiers,
     license: &License,
@@ -204,6 +280,10 @@ pub fn judge_subscribe(
     now: UnixNanos,
 ) -> Result<Permit, Refusal> {
     let Some(rule) = tiers.channel(request.channel) else { return refuse(Reason::ChannelUnknown) };
+    let latency = match rule.scope {
+        Scope::Exchange => license.latency,
+        Scope::User => Latency::RealTime,
+    };
     let wildcard: &[String] = match request.symbols {
         Symbols::Named => &[],
         Symbols::All => tiers.wildcard_features(),
@@ -218,7 +298,10 @@ pub fn judge_subscribe(
     if rule.depth.max(request.depth) > license.depth {
         return refuse(Reason::LicenseDepth);
     }
-    Ok(Permit { latency: license.latency, expires_at: license.expires_at })
+    if latency == Latency::EndOfDay && !rule.closing {
+        return refuse(Reason::LicenseFeature);
+    }
+    Ok(Permit { latency, expires_at: license.expires_at })
 }
 
 /// Judges a new order. Taking an order back is not judged.
@@ -238,7 +321,7 @@ pub fn judge_order(
         return refuse(Reason::ChannelSymbolUnknown);
     }
     require_asset(license, asset)?;
-    Ok(Permit { latency: license.latency, expires_at: license.expires_at })
+    Ok(Permit { latency: Latency::RealTime, expires_at: license.expires_at })
 }
 
 fn require<'a>(

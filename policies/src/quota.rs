@@ -1,17 +1,30 @@
-//! Quota of one session: exact integer limits, and what was used of them.
+//! Quota: exact integer limits of users and tenants, what is held of them, and what was spent.
 //!
-//! [`Usage`] is a plain value that the caller keeps for the life of the session; dropping it releases everything. It
-//! knows no other session: limits per user or tenant belong to whoever sees all of their sessions.
+//! [`Rates`] and [`Holdings`] are plain values; the [`Desk`] keeps them in a store that many workers share, so that
+//! a limit holds over all sessions of a user or tenant, and over any interleaving.
+
+use alloc::string::String;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::license::Tiers;
+use crate::license::{AtLimit, Tiers};
 use crate::{Reason, UnixNanos};
 
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
-const NANOS_PER_MINUTE: u64 = 60 * NANOS_PER_SECOND;
+mod code;
+pub mod day;
+mod desk;
+mod held;
+mod rates;
+
+pub use day::{Clock, Clocks, Day};
+pub use desk::{Cells, Client, Desk, LEASE_MS};
+pub use held::{Admit, Holdings, Lease, Taken};
+pub use rates::{Delivered, Rates};
+
 const NANOS_PER_MILLI: u64 = 1_000_000;
+/// From this share of a limit on, in hundredths, its user is warned once.
+const WARN_AT: u64 = 80;
 
 /// A count that may not be exceeded. In data an integer, or the word `"unlimited"`; -1 is no integer here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +41,38 @@ impl Limit {
         match self {
             Self::AtMost(most) => most.saturating_sub(used),
             Self::Unlimited => u32::MAX - used,
+        }
+    }
+
+    /// A number of bytes, in whole KiB.
+    const fn in_kib(self) -> Self {
+        match self {
+            Self::AtMost(bytes) => Self::AtMost(bytes / 1024),
+            Self::Unlimited => Self::Unlimited,
+        }
+    }
+
+    /// As [`Self::left`], of things that are counted one by one and limited in units of `unit`.
+    pub const fn left_of(self, used: u64, unit: u64) -> u64 {
+        match self {
+            Self::AtMost(most) => (most as u64 * unit).saturating_sub(used),
+            Self::Unlimited => u64::MAX - used,
+        }
+    }
+
+    /// Whether what is used goes from below 80 hundredths of the limit to there or beyond.
+    pub const fn is_first_warned(self, before: u32, after: u32) -> bool {
+        self.is_first_warned_of(before as u64, after as u64, 1)
+    }
+
+    /// As [`Self::is_first_warned`], in units.
+    pub const fn is_first_warned_of(self, before: u64, after: u64, unit: u64) -> bool {
+        match self {
+            Self::AtMost(most) => {
+                let mark = (most as u64 * unit * WARN_AT).div_ceil(100);
+                most > 0 && before < mark && mark <= after
+            }
+            Self::Unlimited => false,
         }
     }
 }
@@ -52,15 +97,15 @@ impl<'de> Deserialize<'de> for Limit {
     }
 }
 
-/// The limits of one session.
+/// The limits of one user, over all sessions; or of one tenant, over all users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Connections of the user at once. Not judged here: one session can't count the others.
+    /// Connections at once; connections that take each other's place (one `sid`) count once.
     pub connections: Limit,
     /// Subscriptions at once.
     pub subscriptions: Limit,
-    /// Symbols over all subscriptions at once; a symbol in two subscriptions counts twice.
+    /// Distinct symbols over all subscriptions at once.
     pub symbols: Limit,
     /// Messages from the client per second, in the long run.
     pub messages_per_second: Limit,
@@ -69,6 +114,38 @@ pub struct Limits {
     pub messages_burst: Limit,
     /// Orders in one minute of the clock (UTC).
     pub orders_per_minute: Limit,
+    /// Orders in one day of the exchange's clock.
+    #[serde(default = "unlimited")]
+    pub orders_per_day: Limit,
+    /// Requests to subscribe in a minute, all at once or in the long run.
+    #[serde(default = "unlimited")]
+    pub subscribes_per_minute: Limit,
+    /// Messages delivered to the client in one day of the exchange's clock.
+    #[serde(default = "unlimited")]
+    pub delivered_messages_per_day: Limit,
+    /// What was delivered in that day, in KiB of frames.
+    #[serde(default = "unlimited")]
+    pub delivered_kib_per_day: Limit,
+}
+
+const fn unlimited() -> Limit {
+    Limit::Unlimited
+}
+
+impl Limits {
+    /// No limit at all.
+    pub const UNLIMITED: Self = Self {
+        connections: Limit::Unlimited,
+        subscriptions: Limit::Unlimited,
+        symbols: Limit::Unlimited,
+        messages_per_second: Limit::Unlimited,
+        messages_burst: Limit::Unlimited,
+        orders_per_minute: Limit::Unlimited,
+        orders_per_day: Limit::Unlimited,
+        subscribes_per_minute: Limit::Unlimited,
+        delivered_messages_per_day: Limit::Unlimited,
+        delivered_kib_per_day: Limit::Unlimited,
+    };
 }
 
 /// What claims may say in `quota`: what is there replaces the tier's limit, what is not leaves it. A limit is a
@@ -89,7 +166,15 @@ pub struct Overrides {
     messages_burst: Option<Limit>,
     #[serde(alias = "orders", deserialize_with = "claimed")]
     orders_per_minute: Option<Limit>,
-    /// Read, not judged here: whoever writes the bytes counts them.
+    #[serde(deserialize_with = "claimed")]
+    orders_per_day: Option<Limit>,
+    #[serde(deserialize_with = "claimed")]
+    subscribes_per_minute: Option<Limit>,
+    #[serde(deserialize_with = "claimed")]
+    delivered_messages_per_day: Option<Limit>,
+    #[serde(deserialize_with = "claimed")]
+    delivered_kib_per_day: Option<Limit>,
+    /// Another way to say `delivered_kib_per_day`: bytes, of which a part of a KiB is dropped.
     #[serde(deserialize_with = "claimed")]
     bytes: Option<Limit>,
 }
@@ -106,27 +191,64 @@ fn claimed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Limit>, 
     Limit::deserialize(limit).map(Some).map_err(serde::de::Error::custom)
 }
 
-impl Limits {
-    /// The limits of a session: its tier's, overridden by `quota` in its verified claims.
+/// What a session's user and tenant may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entitled {
+    /// `tenant`; empty if there is none.
+    pub tenant: String,
+    /// `sub`; empty if there is none.
+    pub user: String,
+    /// Limits of the user, over all sessions.
+    pub of_user: Limits,
+    /// Limits of the tenant, over all users, if its licence names any.
+    pub of_tenant: Option<Limits>,
+    /// Connections beyond the user's limit.
+    pub at_user_limit: AtLimit,
+    /// Connections beyond the tenant's limit.
+    pub at_tenant_limit: AtLimit,
+}
+
+impl Entitled {
+    /// Reads them from the verified claims and the licences. A licence on file that is not in force keeps its
+    /// limits: whether anything may be used at all is not quota's to say.
+    ///
+    /// The order: the tier's limits, overridden by the licence on file; without one, by `quota` in the claims.
     ///
     /// # Errors
-    /// [`Reason::LicenseNotFound`] without a known tier, [`Reason::AuthInvalid`] when `quota` has an unknown key or
-    /// is no object: a limit that was meant and can't be read is not waived.
-    pub fn from_claims(tiers: &Tiers, claims: &Value) -> Result<Self, Reason> {
-        let tier = claims.get("tier").and_then(Value::as_str).ok_or(Reason::LicenseNotFound)?;
-        let tier = tiers.tier(tier).ok_or(Reason::LicenseNotFound)?;
-        let Some(quota) = claims.get("quota") else { return Ok(tier.limits) };
-        if quota.is_null() {
-            return Ok(tier.limits);
-        }
-        // Derived code would read an array as the fields in order.
-        if !quota.is_object() {
-            return Err(Reason::AuthInvalid);
-        }
-        let overrides = Overrides::deserialize(quota).map_err(|_| Reason::AuthInvalid)?;
-        Ok(tier.limits.overridden(overrides))
+    /// [`Reason::LicenseNotFound`] without a licence or a known tier, [`Reason::AuthInvalid`] when `quota` has an
+    /// unknown key or is no object: a limit that was meant and can't be read is not waived.
+    pub fn from_claims(tiers: &Tiers, claims: &Value, now: UnixNanos) -> Result<Self, Reason> {
+        let text = |name: &str| match claims.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.as_str())),
+            Some(_) => Err(Reason::AuthInvalid),
+        };
+        let (tenant, user) = (text("tenant")?.unwrap_or(""), text("sub")?.unwrap_or(""));
+        let claimed = match claims.get("quota") {
+            None | Some(Value::Null) => Overrides::default(),
+            // Derived code would read an array as the fields in order.
+            Some(quota) if quota.is_object() => Overrides::deserialize(quota).map_err(|_| Reason::AuthInvalid)?,
+            Some(_) => return Err(Reason::AuthInvalid),
+        };
+        let row = tiers.licenses().nearest(tenant, user, now);
+        let name = match row {
+            Some(row) => row.tier.as_str(),
+            None => text("tier")?.ok_or(Reason::LicenseNotFound)?,
+        };
+        let tier = tiers.tier(name, now).ok_or(Reason::LicenseNotFound)?;
+        let tenant_limits = row.map(|row| row.tenant_limits).filter(|limits| *limits != Overrides::default());
+        Ok(Self {
+            tenant: tenant.into(),
+            user: user.into(),
+            of_user: tier.limits.overridden(row.map_or(claimed, |row| row.limits)),
+            of_tenant: tenant_limits.map(|limits| Limits::UNLIMITED.overridden(limits)),
+            at_user_limit: row.map(|row| row.at_user_limit).unwrap_or_default(),
+            at_tenant_limit: row.map(|row| row.at_tenant_limit).unwrap_or_default(),
+        })
     }
+}
 
+impl Limits {
     /// These limits with the ones that `overrides` names replaced.
     #[must_use]
     pub fn overridden(self, overrides: Overrides) -> Self {
@@ -137,6 +259,13 @@ impl Limits {
             messages_per_second: overrides.messages_per_second.unwrap_or(self.messages_per_second),
             messages_burst: overrides.messages_burst.or(overrides.messages_per_second).unwrap_or(self.messages_burst),
             orders_per_minute: overrides.orders_per_minute.unwrap_or(self.orders_per_minute),
+            orders_per_day: overrides.orders_per_day.unwrap_or(self.orders_per_day),
+            subscribes_per_minute: overrides.subscribes_per_minute.unwrap_or(self.subscribes_per_minute),
+            delivered_messages_per_day: overrides.delivered_messages_per_day.unwrap_or(self.delivered_messages_per_day),
+            delivered_kib_per_day: overrides
+                .delivered_kib_per_day
+                .or(overrides.bytes.map(Limit::in_kib))
+                .unwrap_or(self.delivered_kib_per_day),
         }
     }
 }
@@ -158,129 +287,5 @@ impl Refused {
 
     const fn after_nanos(reason: Reason, nanos: u64) -> Self {
         Self { reason, retry_after_ms: Some(nanos.div_ceil(NANOS_PER_MILLI)) }
-    }
-}
-
-/// What a session holds and has spent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
-    subscriptions: u32,
-    symbols: u32,
-    /// Room in the message bucket, in nano-messages; `None` before the first message, when the bucket is full.
-    bucket: Option<Bucket>,
-    /// The minute of the last order, and how many orders it saw.
-    orders: (u64, u32),
-}
-
-/// One message is 10^9 nano-messages, so that a rate per second is exactly that many nano-messages per nanosecond.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bucket {
-    level: u64,
-    at: UnixNanos,
-}
-
-impl Default for Usage {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Usage {
-    /// A session that holds nothing.
-    pub const fn new() -> Self {
-        Self { subscriptions: 0, symbols: 0, bucket: None, orders: (0, 0) }
-    }
-
-    /// Subscriptions held.
-    pub const fn subscriptions(&self) -> u32 {
-        self.subscriptions
-    }
-
-    /// Symbols held.
-    pub const fn symbols(&self) -> u32 {
-        self.symbols
-    }
-
-    /// Takes one subscription with this many symbols: both limits, all or nothing.
-    ///
-    /// # Errors
-    /// [`Reason::QuotaSubscriptions`] or [`Reason::QuotaSymbols`]; nothing was taken.
-    pub fn subscribe(&mut self, limits: &Limits, symbols: u32) -> Result<(), Refused> {
-        if limits.subscriptions.left(self.subscriptions) == 0 {
-            return Err(Refused::for_good(Reason::QuotaSubscriptions));
-        }
-        self.extend(limits, symbols)?;
-        self.subscriptions += 1;
-        Ok(())
-    }
-
-    /// Adds symbols to a subscription that is held, all or nothing.
-    ///
-    /// # Errors
-    /// [`Reason::QuotaSymbols`]; nothing was taken.
-    pub fn extend(&mut self, limits: &Limits, symbols: u32) -> Result<(), Refused> {
-        if symbols > limits.symbols.left(self.symbols) {
-            return Err(Refused::for_good(Reason::QuotaSymbols));
-        }
-        self.symbols += symbols;
-        Ok(())
-    }
-
-    /// Gives back one subscription and the symbols that it held.
-    pub const fn unsubscribe(&mut self, symbols: u32) {
-        self.subscriptions = self.subscriptions.saturating_sub(1);
-        self.release_symbols(symbols);
-    }
-
-    /// Gives back some symbols of a subscription that stays.
-    pub const fn release_symbols(&mut self, symbols: u32) {
-        self.symbols = self.symbols.saturating_sub(symbols);
-    }
-
-    /// Takes one message from the client.
-    ///
-    /// # Errors
-    /// [`Reason::QuotaMessages`] with the time until one would pass.
-    pub fn message(&mut self, limits: &Limits, now: UnixNanos) -> Result<(), Refused> {
-        let Limit::AtMost(rate) = limits.messages_per_second else { return Ok(()) };
-        let Limit::AtMost(burst) = limits.messages_burst else { return Ok(()) };
-        // u32 * 10^9 < 2^62.
-        let full = u64::from(burst) * NANOS_PER_SECOND;
-        let bucket = self.bucket.unwrap_or(Bucket { level: full, at: now });
-        // A clock that steps back refills nothing, and must not refill the same time twice later.
-        let at = bucket.at.max(now);
-        let gained = (at.0 - bucket.at.0).saturating_mul(u64::from(rate));
-        let level = bucket.level.saturating_add(gained).min(full);
-        let refused = Refused::for_good(Reason::QuotaMessages);
-        let Some(rest) = level.checked_sub(NANOS_PER_SECOND) else {
-            self.bucket = Some(Bucket { level, at });
-            if rate == 0 || burst == 0 {
-                return Err(refused);
-            }
-            let wait = (NANOS_PER_SECOND - level).div_ceil(u64::from(rate)) + (at.0 - now.0);
-            return Err(Refused::after_nanos(Reason::QuotaMessages, wait));
-        };
-        self.bucket = Some(Bucket { level: rest, at });
-        Ok(())
-    }
-
-    /// Takes one order.
-    ///
-    /// # Errors
-    /// [`Reason::QuotaOrders`] with the time until the next minute of the clock.
-    pub fn order(&mut self, limits: &Limits, now: UnixNanos) -> Result<(), Refused> {
-        let Limit::AtMost(most) = limits.orders_per_minute else { return Ok(()) };
-        // A clock that steps back stays in the minute that was reached: no minute is counted from zero twice.
-        let minute = self.orders.0.max(now.0 / NANOS_PER_MINUTE);
-        let count = if minute == self.orders.0 { self.orders.1 } else { 0 };
-        if most == 0 {
-            return Err(Refused::for_good(Reason::QuotaOrders));
-        }
-        if count >= most {
-            let next = (minute + 1).saturating_mul(NANOS_PER_MINUTE);
-            return Err(Refused::after_nanos(Reason::QuotaOrders, next - now.0));
-        }
-        self.orders = (minute, count + 1);
-        Ok(())
     }
 }

@@ -32,14 +32,17 @@ reasons! {
     AuthInvalid = "auth.invalid", "the token is not valid here";
     LicenseNotFound = "license.not_found", "no licence was found for this account";
     LicenseExpired = "license.expired", "the licence has expired";
+    LicenseInactive = "license.inactive", "the licence is suspended";
     LicenseFeature = "license.feature", "the licence does not include this feature";
     LicenseExchange = "license.exchange", "the licence does not include this exchange";
     LicenseAssetType = "license.asset_type", "the licence does not include this asset type";
     LicenseDepth = "license.depth", "the licence does not include this depth of book";
+    QuotaConnections = "quota.connections", "too many connections at once";
     QuotaSubscriptions = "quota.subscriptions", "too many subscriptions";
     QuotaSymbols = "quota.symbols", "too many symbols";
     QuotaMessages = "quota.messages", "too many messages: slow down";
     QuotaOrders = "quota.orders", "too many orders";
+    QuotaBytes = "quota.bytes", "too many bytes";
     ShariaNotCompliant = "sharia.not_compliant", "the board found this instrument not compliant";
     ShariaNotListed = "sharia.not_listed", "the instrument is not on the board's list";
     ShariaDoubtful = "sharia.doubtful", "the board holds this instrument doubtful";

@@ -142,11 +142,12 @@ fn the_launch_list_is_the_33_of_june_2024_and_ended_with_the_first_review() {
 
 #[test]
 fn the_shipped_tiers_load() {
+    let now = UnixNanos::from_seconds(1_767_225_600);
     let tiers = Tiers::builtin().unwrap();
     for name in ["basic", "professional", "enterprise", "islamic"] {
-        assert_eq!(tiers.tier(name).unwrap().name, name);
+        assert_eq!(tiers.tier(name, now).unwrap().name, name);
     }
-    assert!(tiers.tier("Basic").is_none() && tiers.tier("").is_none() && tiers.tier("3").is_none());
+    assert!(tiers.tier("Basic", now).is_none() && tiers.tier("", now).is_none() && tiers.tier("3", now).is_none());
 }
 
 /// A list that is right, to be broken one field at a time.

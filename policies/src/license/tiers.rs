@@ -6,11 +6,13 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::licenses::{self, Licenses};
 use crate::instrument::Confidence;
 use crate::quota::Limits;
 use crate::sharia::Base;
-use crate::{AssetType, DataError};
+use crate::{AssetType, DataError, UnixNanos};
 
+const MS_PER_MINUTE: u32 = 60_000;
 const BUILTIN: &str = include_str!("../../data/license/tiers.json");
 
 /// How much of the book: 1 is the best price, 2 every price level.
@@ -24,25 +26,38 @@ pub enum Depth {
 }
 
 /// How fresh market data may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+///
+/// In data `"real_time"`, `{"delayed_minutes": 15}`, `{"delayed_ms": 900000}` or `"end_of_day"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Latency {
     /// As it happens.
     RealTime,
-    /// Everything, this many minutes later.
-    DelayedMinutes(u32),
+    /// Everything, this many milliseconds later.
+    DelayedMs(u32),
     /// Closing snapshots.
     EndOfDay,
 }
 
 /// What a channel is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "String")]
 pub enum Scope {
     /// One exchange, which the request must name.
     Exchange,
     /// The user; naming an exchange narrows it.
     User,
+}
+
+impl TryFrom<String> for Scope {
+    type Error = &'static str;
+
+    fn try_from(word: String) -> Result<Self, Self::Error> {
+        match word.as_str() {
+            "exchange" => Ok(Self::Exchange),
+            "user" => Ok(Self::User),
+            _ => Err("a scope is \"exchange\" or \"user\""),
+        }
+    }
 }
 
 /// A feature, and what it grants. One that grants nothing is a word that rules ask for.
@@ -73,14 +88,23 @@ pub struct ChannelRule {
     /// Depth that the channel carries.
     #[serde(default)]
     pub depth: Depth,
+    /// Whether it has a closing snapshot: what has none is not open to end-of-day licences.
+    #[serde(default)]
+    pub closing: bool,
 }
 
-/// A tier.
+/// A tier, or one edition of it: the edition in force is the last that has begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tier {
     /// Name, as in claims: `professional`.
     pub name: String,
+    /// First instant of this edition; absent: from the beginning of time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<UnixNanos>,
+    /// First instant at which there is no such tier any more; absent: never, or until the next edition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<UnixNanos>,
     /// Its features.
     pub features: BTreeSet<String>,
     /// Deepest book.
@@ -130,6 +154,7 @@ pub struct Tiers {
     features: Vec<Feature>,
     channels: Vec<ChannelRule>,
     tiers: Vec<Tier>,
+    licenses: Licenses,
 }
 
 impl Tiers {
@@ -159,9 +184,10 @@ impl Tiers {
             connect: must(&settings.connect, base.connect, "connect")?,
             wildcard: must(&settings.wildcard, base.wildcard, "wildcard")?,
             order: must(&settings.order, base.order, "order")?,
-            features: overlay(base.features, &settings.features, |feature| &feature.name)?,
-            channels: overlay(base.channels, &settings.channels, |channel| &channel.name)?,
-            tiers: overlay(base.tiers, &settings.tiers, |tier| &tier.name)?,
+            features: overlay(base.features, &settings.features, |feature| (&feature.name, None))?,
+            channels: overlay(base.channels, &settings.channels, |channel| (&channel.name, None))?,
+            tiers: overlay(base.tiers, &settings.tiers, |tier| (&tier.name, tier.from))?,
+            licenses: Licenses::default(),
         };
         let named = (tiers.connect.iter()).chain(&tiers.wildcard).chain(&tiers.order);
         let by_channel = tiers.channels.iter().flat_map(|channel| &channel.features);
@@ -179,9 +205,39 @@ impl Tiers {
         &self.id
     }
 
-    /// The tier of this exact name.
-    pub fn tier(&self, name: &str) -> Option<&Tier> {
-        self.tiers.iter().find(|tier| tier.name == name)
+    /// With the licences of an operator.
+    ///
+    /// # Errors
+    /// [`DataError::License`] with the row and what is wrong with it.
+    pub fn with_licenses(mut self, settings: &licenses::Settings) -> Result<Self, DataError> {
+        self.licenses = Licenses::from_settings(settings, &self)?;
+        Ok(self)
+    }
+
+    /// The licences.
+    pub const fn licenses(&self) -> &Licenses {
+        &self.licenses
+    }
+
+    /// The edition in force of the tier of this exact name.
+    pub fn tier(&self, name: &str, now: UnixNanos) -> Option<&Tier> {
+        let begun = self.tiers.iter().filter(|tier| tier.name == name && tier.from.is_none_or(|from| from <= now));
+        begun.max_by_key(|tier| tier.from).filter(|tier| tier.to.is_none_or(|to| now < to))
+    }
+
+    /// The next instant at which [`Self::tier`] says something else of this name.
+    pub fn tier_changes_at(&self, name: &str, now: UnixNanos) -> Option<UnixNanos> {
+        let editions = self.tiers.iter().filter(|tier| tier.name == name);
+        editions.flat_map(|tier| [tier.from, tier.to]).flatten().filter(|at| *at > now).min()
+    }
+
+    /// Whether any edition of a tier has this name.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.tiers.iter().any(|tier| tier.name == name)
+    }
+
+    pub(super) fn knows_feature(&self, name: &str) -> bool {
+        self.features.iter().any(|feature| feature.name == name)
     }
 
     /// The rule of this channel.
@@ -210,14 +266,54 @@ impl Tiers {
     }
 }
 
-/// Same name replaces, new name adds; a name twice on one side is a mistake.
-fn overlay<T: Clone>(mut base: Vec<T>, new: &[T], name: impl Fn(&T) -> &String) -> Result<Vec<T>, DataError> {
-    base.retain(|old| !new.iter().any(|new| name(new) == name(old)));
+/// What tells entries apart: a name, and the instant from which an edition holds.
+type Name<'a> = (&'a String, Option<UnixNanos>);
+
+/// Same name replaces all that the base has under it, new name adds; a name twice on one side is a mistake.
+fn overlay<T: Clone>(mut base: Vec<T>, new: &[T], name: impl Fn(&T) -> Name<'_>) -> Result<Vec<T>, DataError> {
+    base.retain(|old| !new.iter().any(|new| name(new).0 == name(old).0));
     base.extend_from_slice(new);
     let mut names = BTreeSet::new();
     match base.iter().map(&name).find(|&name| !names.insert(name)) {
-        Some(twice) => Err(DataError::Tiers { name: twice.clone(), problem: "is there twice" }),
+        Some((twice, _)) => Err(DataError::Tiers { name: twice.clone(), problem: "is there twice" }),
         None => Ok(base),
+    }
+}
+
+impl Serialize for Latency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap as _;
+        let (unit, count) = match self {
+            Self::RealTime => return serializer.serialize_str("real_time"),
+            Self::EndOfDay => return serializer.serialize_str("end_of_day"),
+            Self::DelayedMs(ms) if ms % MS_PER_MINUTE == 0 => ("delayed_minutes", ms / MS_PER_MINUTE),
+            Self::DelayedMs(ms) => ("delayed_ms", *ms),
+        };
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(unit, &count)?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Latency {
+    /// By hand: derived code would read `{"real_time": null}` as real-time.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let read = match (value.as_str(), value.as_object().filter(|map| map.len() == 1)) {
+            (Some("real_time"), _) => Some(Self::RealTime),
+            (Some("end_of_day"), _) => Some(Self::EndOfDay),
+            (_, Some(map)) => {
+                let count = |key: &str| map.get(key)?.as_u64().and_then(|count| u32::try_from(count).ok());
+                let minutes = count("delayed_minutes").and_then(|minutes| minutes.checked_mul(MS_PER_MINUTE));
+                minutes.or_else(|| count("delayed_ms")).map(Self::DelayedMs)
+            }
+            _ => None,
+        };
+        read.ok_or_else(|| {
+            serde::de::Error::custom(
+                "a latency is \"real_time\", {\"delayed_minutes\": 15}, {\"delayed_ms\": 900000} or \"end_of_day\"",
+            )
+        })
     }
 }
 
