@@ -160,6 +160,19 @@ impl ChainStream {
     pub fn token(&self) -> StreamToken {
         self.shared.token
     }
+
+    /// Counts up whenever a filter stores something on the stream.
+    pub fn stored_version(&self) -> u32 {
+        self.shared.stored_version.get()
+    }
+
+    /// What filters stored on the stream under paths that begin with this element (`proxy_set_property`): the rest
+    /// of the path, and the value.
+    pub fn stored(&self, first: &str) -> Vec<(String, Vec<u8>)> {
+        let rest = |path: &[u8]| Some(str::from_utf8(path).ok()?.strip_prefix(first)?.strip_prefix('\0')?.to_owned());
+        let stored = self.shared.stored.borrow();
+        stored.iter().filter_map(|(path, value)| Some((rest(path)?, value.to_vec()))).collect()
+    }
 }
 
 impl From<StreamEnd> for Opening {

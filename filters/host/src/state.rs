@@ -1,7 +1,7 @@
 //! What a VM's host functions can see and change while a callback runs: the store's data.
 //! Knows the streams of its own VM by number only; who owns them is the worker chain's business.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -74,6 +74,8 @@ pub(crate) struct StreamShared {
     pub(crate) properties: Rc<dyn Properties>,
     /// `proxy_set_property`: raw path, value.
     pub(crate) stored: RefCell<Vec<(Box<[u8]>, Box<[u8]>)>>,
+    /// Counts what filters stored: who reads it sees whether anything is new.
+    pub(crate) stored_version: Cell<u32>,
 }
 
 /// What the body was before the guest touched it, so that a failure can put it back.

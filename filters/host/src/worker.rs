@@ -1,7 +1,7 @@
 //! One thread's instance of a chain: a VM for each filter, made when first needed and replaced when
 //! it fails, and the way of handshakes and bytes through them. Knows nothing of frames or sockets.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,8 @@ impl WorkerChain {
     }
 
     fn open_as(&mut self, token: StreamToken, request: &mut Headers, properties: Rc<dyn Properties>) -> Opening {
-        let shared = Rc::new(StreamShared { token, properties, stored: RefCell::default() });
+        let shared =
+            Rc::new(StreamShared { token, properties, stored: RefCell::default(), stored_version: Cell::new(0) });
         let mut stream = ChainStream {
             shared,
             seats: self.slots.iter().map(|_| Seat::default()).collect(),

@@ -66,7 +66,15 @@ impl Handshake {
         let protocols =
             (kept.len() != offers.len()).then(|| if kept.is_empty() { None } else { Some(kept.join(", ")) });
         Ok(Self {
-            session: Session { claims: json.into(), path, websocket, cohort, now: Timestamp(0) },
+            session: Session {
+                claims: json.into(),
+                path,
+                websocket,
+                cohort,
+                now: Timestamp(0),
+                host: None,
+                replay: false,
+            },
             extended_connect,
             offered: kept.iter().find_map(|offer| Encoding::of_subprotocol(offer)),
             protocols,

@@ -10,10 +10,12 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod cells;
 #[doc(hidden)]
 pub mod export;
 pub mod handshake;
 mod head;
+mod host;
 mod json;
 mod kind;
 mod limits;
@@ -30,6 +32,8 @@ mod stamp;
 pub mod stream;
 pub mod trial;
 
+pub use cells::SharedData;
+pub use host::{Delay, Grant, Host};
 pub use kind::Kind;
 pub use limits::{Limits, configure};
 pub use message::{Message, Metadata, PreparedMetadata};

@@ -9,6 +9,7 @@ use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::Timestamp;
 use serde::de::DeserializeOwned;
 
+use crate::host::Grant;
 use crate::message::Message;
 use crate::session::{Audience, Session};
 
@@ -55,6 +56,22 @@ pub trait Policy: Sized + 'static {
     fn outbound(&self, audience: &Audience<'_>, memory: &mut Self::Memory, message: &mut Message<'_>) -> Verdict {
         let _ = (audience, memory, message);
         Verdict::Pass
+    }
+
+    /// What the host is asked for the session, now. Asked after `connect` and after each request.
+    fn grant(&self, session: &Session, memory: &Self::Memory) -> Grant {
+        let _ = (session, memory);
+        Grant::default()
+    }
+
+    /// The session is over, or was refused by another filter: gives back what it held. Not called when the VM failed.
+    fn close(&self, session: &Session, memory: &mut Self::Memory) {
+        let _ = (session, memory);
+    }
+
+    /// About once a second, for the policy as a whole.
+    fn tick(&self, now: Timestamp) {
+        let _ = now;
     }
 
     /// When the session must end by itself, if it must. Asked once, after `connect` passed.

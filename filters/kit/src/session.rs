@@ -6,6 +6,8 @@ use bawaba_channels::claims::Claims;
 use bawaba_channels::wire::Timestamp;
 use serde_json::Value;
 
+use crate::host::Host;
+
 /// A session, for the messages that come from its client.
 ///
 /// Claims are kept as the text they came in and read anew at each call, because an idle session should cost its
@@ -18,6 +20,9 @@ pub struct Session {
     pub(crate) websocket: bool,
     pub(crate) cohort: bool,
     pub(crate) now: Timestamp,
+    /// `None` where the host says nothing of a session: in Envoy.
+    pub(crate) host: Option<Host>,
+    pub(crate) replay: bool,
 }
 
 impl Session {
@@ -49,6 +54,16 @@ impl Session {
     /// The instant of this callback.
     pub const fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// What the host says of the session; `None` in Envoy.
+    pub const fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
+    }
+
+    /// Whether the request at hand is repeated by the host after the session was judged anew: it was admitted before.
+    pub const fn is_replay(&self) -> bool {
+        self.replay
     }
 }
 

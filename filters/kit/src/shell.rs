@@ -16,6 +16,7 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType, LogLevel};
 
 use crate::handshake::{Answer, Handshake};
+use crate::host::{GRANT_PROPERTY, Grant, HOST_PROPERTY, Host, REPLAY_PROPERTY};
 use crate::limits::{Limits, configure};
 use crate::policy::{Policy, Refusal};
 use crate::stream::{Flow, Stream};
@@ -46,6 +47,8 @@ struct Http<P: Policy> {
     stream: Option<Stream<P>>,
     cutting: bool,
     extended_connect: bool,
+    /// What the host was told last.
+    grant: Grant,
 }
 
 /// Installs the filter for policy `P`; what `policy!` puts behind the module's start.
@@ -62,6 +65,16 @@ fn now() -> Timestamp {
 /// The keys of a `RandomState` come from the host's randomness; SipHash of nothing under them is a seed.
 fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+/// What a host that knows more than Envoy says of the stream at hand.
+fn host() -> Option<Host> {
+    let text = hostcalls::get_property(HOST_PROPERTY.to_vec()).ok().flatten()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn is_replay() -> bool {
+    hostcalls::get_property(REPLAY_PROPERTY.to_vec()).ok().flatten().is_some()
 }
 
 fn say(level: LogLevel, text: &str) {
@@ -96,6 +109,9 @@ impl<P: Policy> RootContext for Root<P> {
 
     fn on_tick(&mut self) {
         let now = now();
+        if let Some(built) = &self.built {
+            built.policy.tick(now);
+        }
         let due: Vec<u32> = self.ends.borrow().iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
         for id in due {
             // Removed first: cutting a stream may call back into it before this returns.
@@ -108,7 +124,15 @@ impl<P: Policy> RootContext for Root<P> {
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
         let (built, ends) = (self.built.clone(), Rc::clone(&self.ends));
-        Some(Box::new(Http { id, built, ends, stream: None, cutting: false, extended_connect: false }))
+        Some(Box::new(Http {
+            id,
+            built,
+            ends,
+            stream: None,
+            cutting: false,
+            extended_connect: false,
+            grant: Grant::default(),
+        }))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -125,11 +149,13 @@ impl<P: Policy> Http<P> {
 
     fn open(&mut self, built: &Built<P>) -> Result<(), Answer> {
         let headers = self.get_http_request_headers_bytes();
-        let handshake = Handshake::read(&headers).map_err(|refusal| Answer::refuse(&refusal))?;
+        let mut handshake = Handshake::read(&headers).map_err(|refusal| Answer::refuse(&refusal))?;
+        handshake.session.host = host();
         self.extended_connect = handshake.extended_connect;
         let websocket = handshake.session.is_websocket() || handshake.session.cohort;
-        let stream = Stream::open(&built.policy, &built.limits, handshake.session, handshake.offered, now(), seed())
-            .map_err(Answer::to)?;
+        let mut stream =
+            Stream::open(&built.policy, &built.limits, handshake.session, handshake.offered, now(), seed())
+                .map_err(Answer::to)?;
         if let Some(protocols) = handshake.protocols {
             self.set_http_request_header("sec-websocket-protocol", protocols.as_deref());
         }
@@ -140,8 +166,29 @@ impl<P: Policy> Http<P> {
                 self.ends.borrow_mut().insert(self.id, end.at);
             }
             self.stream = Some(stream);
+            self.tell(built);
+        } else {
+            stream.close(&built.policy, None, now());
         }
         Ok(())
+    }
+
+    /// Tells a host that listens what the policy asks for the session.
+    fn tell(&mut self, built: &Built<P>) {
+        let Some(stream) = self.stream.as_ref().filter(|stream| stream.session().host().is_some()) else { return };
+        let grant = stream.grant(&built.policy);
+        if grant != self.grant {
+            let text = serde_json::to_vec(&grant).unwrap_or_default();
+            let _ = hostcalls::set_property(vec![GRANT_PROPERTY, P::NAME], Some(&text));
+            self.grant = grant;
+        }
+    }
+
+    fn close(&mut self) {
+        if let (Some(mut stream), Some(built)) = (self.stream.take(), &self.built) {
+            let host = stream.session().host().is_some().then(host).flatten();
+            stream.close(&built.policy, host, now());
+        }
     }
 
     /// A stream that is being closed gets a moment for the handshake of closing.
@@ -155,6 +202,7 @@ impl<P: Policy> Http<P> {
 
 impl<P: Policy> Drop for Http<P> {
     fn drop(&mut self) {
+        self.close();
         self.ends.borrow_mut().remove(&self.id);
     }
 }
@@ -178,9 +226,14 @@ impl<P: Policy> HttpContext for Http<P> {
         {
             let chunk = hostcalls::get_buffer(proxy_wasm::types::BufferType::HttpRequestBody, 0, size);
             let chunk = chunk.ok().flatten().unwrap_or_default();
-            if let Flow::Replace(bytes) = stream.request(&built.policy, now(), chunk) {
+            let replay = stream.session().host().is_some_and(|host| host.again) && is_replay();
+            stream.replay(replay);
+            let flow = stream.request(&built.policy, now(), chunk);
+            let built = Rc::clone(built);
+            if let Flow::Replace(bytes) = flow {
                 self.set_http_request_body(0, size, &bytes);
             }
+            self.tell(&built);
             self.watch();
         }
         Action::Continue
@@ -197,7 +250,7 @@ impl<P: Policy> HttpContext for Http<P> {
                 stream.accepted(value("sec-websocket-protocol").as_deref().map(str::trim), &built.limits);
             } else {
                 // The backend declined: what follows is plain HTTP.
-                self.stream = None;
+                self.close();
                 self.ends.borrow_mut().remove(&self.id);
             }
         }

@@ -9,6 +9,7 @@ use bawaba_channels::frame::{Decoder, FrameError, Header, Opcode, Sender};
 use bawaba_channels::message::Assembler;
 use bawaba_channels::wire::{Encoding, Timestamp};
 
+use crate::host::{Grant, Host};
 use crate::limits::Limits;
 use crate::pings::Pings;
 use crate::policy::{End, Policy, Verdict};
@@ -225,6 +226,24 @@ impl<P: Policy> Stream<P> {
     /// The session.
     pub const fn session(&self) -> &Session {
         &self.core.session
+    }
+
+    /// What the host is asked for the session.
+    pub fn grant(&self, policy: &P) -> Grant {
+        policy.grant(&self.core.session, &self.core.memory)
+    }
+
+    /// Whether the next request is a repeated one.
+    pub const fn replay(&mut self, replay: bool) {
+        self.core.session.replay = replay;
+    }
+
+    /// Ends the stream; with what the host says of it at last.
+    pub fn close(&mut self, policy: &P, host: Option<Host>, now: Timestamp) {
+        let core = &mut self.core;
+        core.session.now = now;
+        core.session.host = host.or(core.session.host);
+        policy.close(&core.session, &mut core.memory);
     }
 
     /// When the session ends by itself, if it does.

@@ -1,5 +1,6 @@
 //! The license policy as a proxy-wasm filter.
 
+mod followed;
 mod policy;
 
 bawaba_filter_kit::policy!(policy::License);

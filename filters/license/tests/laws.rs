@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../src/followed.rs"]
+mod followed;
 #[path = "../src/policy.rs"]
 mod policy;
 
@@ -9,6 +11,7 @@ use bawaba_filter_kit::channels::frame::{self, Opcode};
 use bawaba_filter_kit::channels::wire::Timestamp;
 use bawaba_filter_kit::handshake::{Answer, Handshake};
 use bawaba_filter_kit::stream::Stream;
+use bawaba_filter_kit::trial::Trial;
 use bawaba_filter_kit::{Limits, configure};
 use policy::License;
 
@@ -114,4 +117,62 @@ fn an_open_session_ends_with_its_token() {
     let last = stream.response(&policy, end.at, quote.clone()).into_bytes();
     assert_eq!((last[0], &last[2..4]), (0x88, &4401u16.to_be_bytes()[..]));
     assert_eq!(stream.response(&policy, end.at, quote).into_bytes(), b"");
+}
+
+/// In Envoy nobody judges a session anew: its filter does, with the next message in any direction.
+#[test]
+fn a_licence_that_ends_on_an_open_session_ends_its_subscriptions_and_comes_back() {
+    let settings = r#"{"licenses": {"id": "e", "rows": [
+        {"id": "L-1", "tenant": "acme", "tier": "professional", "from": "2026-01-01T00:00:00Z",
+         "suspended": [{"from": "2026-11-22T09:00:00Z", "to": "2026-11-22T10:00:00Z"}]},
+        {"id": "L-2", "tenant": "half", "tier": "professional", "from": "2026-01-01T00:00:00Z", "to": "2026-11-22T09:00:00Z"},
+        {"id": "L-3", "tenant": "half", "tier": "professional", "from": "2026-11-22T09:00:00Z", "without": ["ADX_ACCESS"]}]}}"#;
+    // 2026-11-22T08:00:00Z, and one, one and a half and two hours later.
+    let start = 1_795_334_400_000_000_000;
+    let (nine, ten) = (start + 3_600_000_000_000, start + 7_200_000_000_000);
+    for (tenant, ended, word) in
+        [("acme", &["EGX", "ADX"][..], "license.inactive"), ("half", &["ADX"], "license.exchange")]
+    {
+        let claims = format!(r#"{{"sub":"u","tenant":"{tenant}","exp":1795420800}}"#);
+        let mut trial = Trial::<License>::connect(settings, &claims).unwrap();
+        trial.now = Timestamp(start);
+        for (id, exchange, symbol) in [(1, "EGX", "COMI"), (2, "ADX", "FAB")] {
+            let turn = trial.client_sends(&format!(
+                r#"{{"type":"subscribe","id":{id},"channel":"market_data","exchange":"{exchange}","symbols":["{symbol}"]}}"#
+            ));
+            assert_eq!(turn.backend.len(), 1);
+            trial.backend_sends(&format!(
+                r#"{{"type":"subscribed","id":{id},"subscription":"{exchange}","accepted":[{{"symbol":"{symbol}","epoch":"e","seq":1,"recovered":false}}],"refused":[]}}"#
+            ));
+        }
+        let update = |exchange: &str, symbol: &str| {
+            format!(
+                r#"{{"type":"market_data_update","subscription":"{exchange}","exchange":"{exchange}","symbol":"{symbol}","epoch":"e","seq":2,"snapshot":false,"time":"2026-11-22T08:00:00.000Z","data":{{"last":"1.00"}}}}"#
+            )
+        };
+        trial.now = Timestamp(nine - 1);
+        for (exchange, symbol) in [("EGX", "COMI"), ("ADX", "FAB")] {
+            assert_eq!(trial.backend_sends(&update(exchange, symbol)).client.len(), 1, "before its end");
+        }
+        trial.now = Timestamp(nine);
+        let turn = trial.backend_sends(&update("ADX", "FAB"));
+        let revoked: Vec<&str> = turn.client.iter().filter_map(|event| event["subscription"].as_str()).collect();
+        assert_eq!(revoked.len(), ended.len(), "{:?}", turn.client);
+        assert!(ended.iter().all(|name| revoked.contains(name)));
+        assert!(
+            turn.client.iter().all(|event| event["type"] == "revoked" && event["code"] == word),
+            "{:?}",
+            turn.client
+        );
+        let egx = trial.backend_sends(&update("EGX", "COMI")).client.len();
+        assert_eq!(egx, usize::from(!ended.contains(&"EGX")), "{tenant}");
+        let again = r#"{"type":"subscribe","id":3,"channel":"market_data","exchange":"ADX","symbols":["FAB"]}"#;
+        assert_eq!(trial.client_sends(again).client[0]["code"], word);
+        if tenant == "acme" {
+            trial.now = Timestamp(ten);
+            assert_eq!(trial.client_sends(again).backend.len(), 1, "re-granted without a new connection");
+            trial.backend_sends(r#"{"type":"subscribed","id":3,"subscription":"ADX","accepted":[{"symbol":"FAB","epoch":"e","seq":2,"recovered":false}],"refused":[]}"#);
+            assert_eq!(trial.backend_sends(&update("ADX", "FAB")).client.len(), 1);
+        }
+    }
 }

@@ -7,6 +7,8 @@ mod memory;
 #[path = "../src/policy.rs"]
 mod policy;
 
+use std::rc::Rc;
+
 use bawaba_filter_kit::channels::frame::{self, Opcode};
 use bawaba_filter_kit::channels::wire::Timestamp;
 use bawaba_filter_kit::handshake::Handshake;
@@ -16,22 +18,37 @@ use policy::Quota;
 
 const NOW: Timestamp = Timestamp(1_795_334_400_000_000_000);
 
+/// What a refused request is answered with; warnings are no errors.
+const ERROR: &str = r#""type":"error""#;
+
 struct Session {
-    policy: Quota,
+    policy: Rc<Quota>,
     stream: Stream<Quota>,
 }
 
+/// Two subscriptions, four symbols, ten messages a second, two orders a minute.
+fn open(policy: &Quota) -> Stream<Quota> {
+    // {"sub":"u","tier":"professional","quota":{"subscriptions":2,"symbols":4,"messages_per_second":10,"messages_burst":30,"orders_per_minute":2}}
+    let claims = "eyJzdWIiOiJ1IiwidGllciI6InByb2Zlc3Npb25hbCIsInF1b3RhIjp7InN1YnNjcmlwdGlvbnMiOjIsInN5bWJvbHMiOjQsIm1lc3NhZ2VzX3Blcl9zZWNvbmQiOjEwLCJtZXNzYWdlc19idXJzdCI6MzAsIm9yZGVyc19wZXJfbWludXRlIjoyfX0";
+    let headers = vec![("x-bawaba-claims".to_owned(), claims.as_bytes().to_vec())];
+    let limits = Limits::default();
+    let handshake = Handshake::read(&headers).unwrap();
+    let mut stream = Stream::open(policy, &limits, handshake.session, handshake.offered, NOW, 1).ok().unwrap();
+    stream.accepted(Some("tradsys.v3.json"), &limits);
+    stream
+}
+
 impl Session {
-    /// Two subscriptions, four symbols, ten messages a second, two orders a minute.
     fn new() -> Self {
-        let (policy, limits) = configure::<Quota>(b"{}").unwrap();
-        // {"sub":"u","tier":"professional","quota":{"subscriptions":2,"symbols":4,"messages_per_second":10,"messages_burst":30,"orders_per_minute":2}}
-        let claims = "eyJzdWIiOiJ1IiwidGllciI6InByb2Zlc3Npb25hbCIsInF1b3RhIjp7InN1YnNjcmlwdGlvbnMiOjIsInN5bWJvbHMiOjQsIm1lc3NhZ2VzX3Blcl9zZWNvbmQiOjEwLCJtZXNzYWdlc19idXJzdCI6MzAsIm9yZGVyc19wZXJfbWludXRlIjoyfX0";
-        let headers = vec![("x-bawaba-claims".to_owned(), claims.as_bytes().to_vec())];
-        let handshake = Handshake::read(&headers).unwrap();
-        let mut stream = Stream::open(&policy, &limits, handshake.session, handshake.offered, NOW, 1).ok().unwrap();
-        stream.accepted(Some("tradsys.v3.json"), &Limits::default());
+        let (policy, _) = configure::<Quota>(b"{}").unwrap();
+        let policy = Rc::new(policy);
+        let stream = open(&policy);
         Self { policy, stream }
+    }
+
+    /// Another session of the same user, on the same worker.
+    fn another(&self) -> Self {
+        Self { policy: Rc::clone(&self.policy), stream: open(&self.policy) }
     }
 
     /// Sends a request and the backend's answers to it; returns all that the client hears.
@@ -56,16 +73,16 @@ impl Session {
 #[test]
 fn subscriptions_and_symbols_are_counted_and_given_back() {
     let mut session = Session::new();
-    assert!(!session.subscribe(1, "s1", &["COMI", "TMGH"]).contains("quota"));
-    assert!(session.subscribe(2, "s2", &["COMI", "TMGH", "ABUK"]).contains("quota.symbols"));
-    assert!(!session.subscribe(3, "s2", &["COMI"]).contains("quota"));
+    assert!(!session.subscribe(1, "s1", &["COMI", "TMGH"]).contains(ERROR));
+    assert!(session.subscribe(2, "s2", &["ABUK", "EAST", "JUFO"]).contains("quota.symbols"));
+    assert!(!session.subscribe(3, "s2", &["COMI"]).contains(ERROR));
     assert!(session.subscribe(4, "s3", &["ABUK"]).contains("quota.subscriptions"));
     // Asking again for what is held, in the same subscription, takes nothing... once there is room to ask.
     session.turn(r#"{"type":"unsubscribe","id":5,"subscription":"s2"}"#, &[r#"{"type":"unsubscribed","id":5}"#]);
     for id in 10..13 {
-        assert!(!session.subscribe(id, "s1", &["COMI", "TMGH"]).contains("quota"), "{id}");
+        assert!(!session.subscribe(id, "s1", &["COMI", "TMGH"]).contains(ERROR), "{id}");
     }
-    assert!(!session.subscribe(6, "s4", &["ABUK", "EAST"]).contains("quota"));
+    assert!(!session.subscribe(6, "s4", &["ABUK", "EAST"]).contains(ERROR));
     // Partial and revoked symbols are room again; a refused request takes none.
     session.turn(
         r#"{"type":"unsubscribe","id":7,"subscription":"s4","symbols":["ABUK"]}"#,
@@ -77,21 +94,21 @@ fn subscriptions_and_symbols_are_counted_and_given_back() {
     let request = r#"{"type":"subscribe","id":8,"channel":"trades","exchange":"EGX","symbols":["ABUK"]}"#;
     for _ in 0..4 {
         let heard = session.turn(request, &[r#"{"type":"error","id":8,"code":"channel.closed","reason":"r"}"#]);
-        assert!(!heard.contains("quota"), "{heard}");
+        assert!(!heard.contains(r#""id":8,"code":"quota"#), "{heard}");
     }
-    assert!(!session.subscribe(9, "s5", &["ABUK", "EAST"]).contains("quota"));
+    assert!(!session.subscribe(9, "s5", &["ABUK", "EAST"]).contains(ERROR));
 }
 
 #[test]
 fn messages_and_orders_are_refused_with_the_time_to_wait() {
     let mut session = Session::new();
     let order = |id: u64| format!(r#"{{"type":"order","id":{id},"op":"place","exchange":"EGX","symbol":"COMI"}}"#);
-    assert!(!session.turn(&order(1), &[]).contains("quota"));
-    assert!(!session.turn(&order(2), &[]).contains("quota"));
+    assert!(!session.turn(&order(1), &[]).contains(ERROR));
+    assert!(!session.turn(&order(2), &[]).contains(ERROR));
     let heard = session.turn(&order(3), &[]);
-    assert!(heard.contains("quota.orders") && heard.contains("retry_after_ms"), "{heard}");
+    assert!(heard.contains(ERROR) && heard.contains("quota.orders") && heard.contains("retry_after_ms"), "{heard}");
     for _ in 3..30 {
-        assert!(!session.turn(r#"{"type":"ping"}"#, &[]).contains("quota.messages"));
+        assert!(!session.turn(r#"{"type":"ping"}"#, &[]).contains(ERROR));
     }
     let heard = session.turn(r#"{"type":"ping","id":99}"#, &[]);
     assert!(
@@ -110,11 +127,34 @@ fn a_wildcard_takes_as_many_symbols_as_it_stands_for() {
 #[test]
 fn a_channel_without_symbols_takes_a_subscription_and_no_symbol() {
     let mut session = Session::new();
-    assert!(!session.subscribe(1, "s1", &["COMI", "TMGH", "ABUK", "EAST"]).contains("quota"));
+    assert!(!session.subscribe(1, "s1", &["COMI", "TMGH", "ABUK", "EAST"]).contains(ERROR));
     let request = r#"{"type":"subscribe","id":2,"channel":"news","exchange":"EGX"}"#;
     let answer = r#"{"type":"subscribed","id":2,"subscription":"s2","accepted":[{"symbol":""}],"refused":[]}"#;
-    assert!(!session.turn(request, &[answer]).contains("quota"));
+    assert!(!session.turn(request, &[answer]).contains(ERROR));
     assert!(session.turn(request, &[answer]).contains("quota.subscriptions"));
     session.turn(r#"{"type":"unsubscribe","id":5,"subscription":"s2"}"#, &[r#"{"type":"unsubscribed","id":5}"#]);
-    assert!(!session.turn(request, &[answer]).contains("quota"));
+    assert!(!session.turn(request, &[answer]).contains(ERROR));
+}
+
+#[test]
+fn at_80_hundredths_of_a_limit_the_client_is_warned_once() {
+    let mut session = Session::new();
+    let heard = session.subscribe(1, "s1", &["COMI", "TMGH", "ABUK"]);
+    assert!(!heard.contains("alert"), "{heard}");
+    let heard = session.subscribe(2, "s1", &["EAST"]);
+    assert!(heard.contains(r#""type":"alert","code":"quota.symbols""#), "{heard}");
+    let heard = session.turn(r#"{"type":"ping","id":3}"#, &[]);
+    assert!(!heard.contains("alert"), "{heard}");
+}
+
+#[test]
+fn what_a_session_holds_is_given_back_when_it_ends() {
+    let mut first = Session::new();
+    assert!(!first.subscribe(1, "s1", &["COMI", "TMGH", "ABUK", "EAST"]).contains(ERROR));
+    // The same user's second session, at the same desk.
+    let mut second = first.another();
+    assert!(second.subscribe(1, "s1", &["JUFO"]).contains(ERROR), "four symbols are the user's, not the session's");
+    assert!(!second.subscribe(2, "s1", &["COMI"]).contains(ERROR), "the same symbol counts once");
+    first.stream.close(&first.policy, None, NOW);
+    assert!(!second.subscribe(3, "s2", &["JUFO", "TMGH"]).contains(ERROR));
 }

@@ -60,5 +60,6 @@ fn set(guest: &mut Guest<'_>, path: u32, path_len: u32, value: u32, value_len: u
         Some((_, old)) => *old = value.into(),
         None => stored.push((path.into(), value.into())),
     }
+    stream.stored_version.set(stream.stored_version.get().wrapping_add(1));
     Ok(())
 }
