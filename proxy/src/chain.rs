@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use crate::context::ConnectionContext;
 use crate::generation::{Audience, Route};
+use crate::grants::{Grants, HostFacts};
 
 /// Names in lower case, pseudo-headers first.
 pub type Headers = Vec<(String, String)>;
@@ -48,6 +49,8 @@ pub struct Facts {
     route: String,
     session: String,
     request: Headers,
+    /// What only this host says of a session; nothing of it on relay routes.
+    pub host: HostFacts,
 }
 
 impl Facts {
@@ -58,6 +61,7 @@ impl Facts {
             route: context.route.clone(),
             session: context.session.clone(),
             request,
+            host: HostFacts::default(),
         })
     }
 
@@ -87,6 +91,7 @@ impl host::Properties for Facts {
             ["request", "headers", name] => text(self.header(&name.to_ascii_lowercase())?),
             ["connection", "mtls"] => Some(vec![0]),
             ["xds", "route_name"] => text(&self.route),
+            ["bawaba", name] => self.host.property(name),
             _ => None,
         }
     }
@@ -191,6 +196,13 @@ impl ChainStream {
     /// Its name in what [`RouteChain::tick`] returns.
     pub fn token(&self) -> Option<host::StreamToken> {
         self.0.as_ref().map(host::ChainStream::token)
+    }
+
+    /// What the filters ask of this host for the session; `None` if that is what `known` says.
+    pub fn grants(&self, known: &Grants) -> Option<Grants> {
+        let stream = self.0.as_ref()?;
+        (stream.stored_version() != known.version)
+            .then(|| Grants::read(stream.stored("bawaba"), stream.stored_version()))
     }
 }
 

@@ -7,6 +7,7 @@ mod cohort;
 mod deliver;
 mod feed;
 mod flush;
+mod grant;
 mod lane;
 mod lanes;
 mod order;
@@ -106,6 +107,8 @@ pub(crate) struct Hub {
     /// Where open orders live, for cancels that do not name an exchange.
     orders: order::Homes,
     dirty: Vec<usize>,
+    /// Sessions that have had all that they were allowed.
+    spent: Vec<usize>,
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Woken when an earlier timer was set.
     pub(crate) timer_set: Rc<Notify>,
@@ -132,6 +135,7 @@ impl Hub {
             markets: BTreeMap::new(),
             orders: order::Homes::default(),
             dirty: Vec::new(),
+            spent: Vec::new(),
             timers: BinaryHeap::new(),
             timer_set: Rc::new(Notify::new()),
             scratch: Vec::with_capacity(BATCH_BYTES_MAX * 2),

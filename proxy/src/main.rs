@@ -21,6 +21,7 @@ mod demo;
 mod downstream;
 mod drain;
 mod generation;
+mod grants;
 mod handshake;
 mod health;
 mod hub;

@@ -28,6 +28,7 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
     let metrics = Arc::clone(&context.shared.metrics);
     let encoding = connection.encoding.unwrap_or(Encoding::Json);
     let facts = Facts::new(&connection, request.clone());
+    facts.host.speak();
     let mut request = request;
     let (stream, reply) = match open_stream(&chain, &mut request, &facts, connection.encoding.unwrap_or(encoding)) {
         Ok((stream, headers)) => (stream, opening(headers, connection.encoding)),

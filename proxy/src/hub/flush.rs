@@ -34,6 +34,7 @@ impl Hub {
                     Poll::Pending | Poll::Ready(Err(_)) => self.seats[*index].wake(),
                 }
             }
+            self.judge_spent();
             if self.dirty.is_empty() {
                 // Keeps the allocation for the next time.
                 self.dirty = dirty;
@@ -81,7 +82,7 @@ impl Hub {
     /// Collects what waits for a session: its own frames first, then what its logs have.
     fn fill(&mut self, index: usize, batch: &mut Vec<u8>) {
         self.seats[index].outbox.take_direct(batch);
-        while batch.len() < BATCH_BYTES_MAX {
+        while batch.len() < BATCH_BYTES_MAX && !self.is_spent(index) {
             let Some(slot) = self.seats[index].ready.pop() else {
                 self.seats[index].backlog_bytes = 0;
                 break;
@@ -109,16 +110,31 @@ impl Hub {
             return false;
         };
         let (before, mut messages) = (batch.len(), 0);
+        let (grants, host) = (&seat.grants, &seat.facts.host);
+        let mut whole = true;
         for entry in entries {
+            if !host.may_deliver(grants) {
+                whole = false;
+                break;
+            }
+            host.delivered(1, entry.frame.len() as u64);
             batch.extend_from_slice(&entry.frame);
             follow.seq = entry.seq;
             messages += 1;
         }
-        follow.cursor = feed.log.end();
         if let (true, Some(epoch)) = (messages > 0, feed.epoch()) {
             follow.epoch = Rc::clone(epoch);
         }
         counters.add_messages_out(messages);
+        if !whole {
+            // The rest waits for a new allowance.
+            follow.cursor.0 += messages as u64;
+            follow.queued = true;
+            feed.lagging += 1;
+            seat.ready.push(slot);
+            return true;
+        }
+        follow.cursor = feed.log.end();
         seat.backlog_bytes = seat.backlog_bytes.saturating_sub(batch.len() - before);
         if feed.lagging == 0 {
             // Everyone has everything: nothing needs to be kept.
@@ -250,7 +266,9 @@ impl Hub {
                 other => rename(other, &feed.key.subscription),
             };
             let seat = &mut self.seats[index];
+            let before = seat.outbox.direct().len();
             encode_into(seat.encoding, &event, seat.outbox.direct());
+            seat.facts.host.delivered(1, (seat.outbox.direct().len() - before) as u64);
             self.counters.add_messages_out(1);
         }
         self.mark_dirty(index);

@@ -24,6 +24,8 @@ struct Held {
     /// Follows by symbol.
     slots: Vec<(Rc<str>, usize)>,
     private: Option<usize>,
+    /// It was asked for as all symbols at once.
+    all: bool,
 }
 
 impl Hub {
@@ -49,8 +51,10 @@ impl Hub {
             if let Some(source) = subscription.private {
                 all.extend(self.held(index, name, subscription.rate_ms, Vec::new(), Some(source)));
             }
-            for slots in slots.chunks(SYMBOLS_PER_REQUEST_MAX) {
-                all.extend(self.held(index, name, subscription.rate_ms, slots.to_vec(), None));
+            let at_once = if subscription.all { usize::MAX } else { SYMBOLS_PER_REQUEST_MAX };
+            for slots in slots.chunks(at_once) {
+                let held = self.held(index, name, subscription.rate_ms, slots.to_vec(), None);
+                all.extend(held.map(|held| if subscription.all { held.of_all() } else { held }));
             }
         }
         all
@@ -80,7 +84,7 @@ impl Hub {
             filters: filters.map(|filters| Filters { fields: filters.fields.clone() }),
             ..Subscribe::default()
         };
-        Some(Held { name: Rc::clone(name), request, slots, private })
+        Some(Held { name: Rc::clone(name), request, slots, private, all: false })
     }
 
     /// What the chain says of a request and of the answer that a server would give; `None` if it ended the session.
@@ -92,7 +96,10 @@ impl Hub {
         frame::encode(&mut frames, true, encoding.opcode(), &payload, Some([0; 4]));
         let seat = &mut self.seats[index];
         let stream = seat.stream.as_mut()?;
-        if let Err(ended) = seat.chain.inbound(stream, &mut frames) {
+        seat.facts.host.replay(true);
+        let judged = seat.chain.inbound(stream, &mut frames);
+        seat.facts.host.replay(false);
+        if let Err(ended) = judged {
             self.stream_ended(index, &ended);
             return None;
         }
@@ -105,7 +112,11 @@ impl Hub {
             Message::Pong(_) | Message::Close(_) => {}
         });
         if let Some(Request::Subscribe(asked)) = passed {
-            let symbols = if held.request.symbols.is_empty() { vec![String::new()] } else { asked.symbols };
+            let symbols = match (held.request.symbols.is_empty(), held.all) {
+                (true, _) => vec![String::new()],
+                (false, false) => asked.symbols,
+                (false, true) => held.slots.iter().map(|(symbol, _)| symbol.to_string()).collect(),
+            };
             let accepted = symbols.into_iter().map(|symbol| Accepted { symbol, ..Accepted::default() }).collect();
             let answer =
                 Subscribed { id: Some(ID), subscription: Some(held.name.to_string()), accepted, refused: Vec::new() };
@@ -137,7 +148,9 @@ impl Hub {
 
     fn enforce(&mut self, index: usize, held: &Held, verdict: &Verdict) {
         // Said too fast, which the client had no part in.
-        if verdict.whole.as_ref().is_some_and(|refused| refused.code == Reason::QuotaMessages.word()) {
+        let seat = &self.seats[index];
+        let too_fast = |refused: &Refused| refused.code == Reason::QuotaMessages.word();
+        if verdict.whole.as_ref().is_some_and(too_fast) && seat.facts.host.may_deliver(&seat.grants) {
             return;
         }
         if let (Some(source), false) = (held.private, verdict.left.iter().any(String::is_empty)) {
@@ -148,6 +161,15 @@ impl Hub {
                 self.revoke(index, *slot, &verdict.of(symbol));
             }
         }
+    }
+}
+
+impl Held {
+    /// The same, asked for as all symbols at once.
+    fn of_all(mut self) -> Self {
+        self.all = true;
+        self.request.symbols = vec!["*".into()];
+        self
     }
 }
 

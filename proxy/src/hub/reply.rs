@@ -95,6 +95,7 @@ impl Hub {
                 break;
             }
             self.counters.add_messages_out(1);
+            self.seats[index].facts.host.delivered(1, (end - at) as u64);
             at = end;
         }
         self.seats[index].outbox.direct().extend_from_slice(&frames[..at]);

@@ -223,6 +223,7 @@ impl Hub {
             }
             return self.stream_ended(index, &ended);
         }
+        self.read_grants(index);
         self.serve_frames(index, &mut frames);
     }
 
@@ -334,6 +335,8 @@ impl Hub {
             None => handshake.push((CLAIMS_HEADER.to_owned(), claims)),
         }
         let facts = Facts::new(&context, handshake.clone());
+        facts.host.speak();
+        facts.host.opened();
         let chain = std::rc::Rc::clone(&self.seats[index].chain);
         let encoding = self.seats[index].encoding;
         match crate::session::open_stream(&chain, &mut handshake, &facts, encoding) {
@@ -346,7 +349,7 @@ impl Hub {
                 seat.facts = facts;
                 self.regroup(index);
                 self.send(index, &Event::Refreshed(Refreshed { id: request.id }));
-                self.rejudge(index);
+                self.judged_anew(index);
             }
             Err(refused) => {
                 let (reason, text) = refused_word(&refused);

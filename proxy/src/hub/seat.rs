@@ -20,6 +20,7 @@ use super::lane::LaneKey;
 use crate::chain::{ChainStream, Facts, Headers, RouteChain};
 use crate::context::ConnectionContext;
 use crate::downstream::Stream;
+use crate::grants::Grants;
 use crate::outbox::Outbox;
 use crate::shared::SessionPlace;
 use crate::sticky::Places;
@@ -82,6 +83,8 @@ pub(crate) struct Subscription {
     pub(crate) slots: BTreeMap<Rc<str>, usize>,
     /// The private source, on private channels.
     pub(crate) private: Option<usize>,
+    /// It was asked for as all symbols at once.
+    pub(crate) all: bool,
 }
 
 /// A close that has begun.
@@ -102,6 +105,8 @@ pub(crate) struct Seat {
     /// `None` only while it is being moved, or after a filter ended it.
     pub(crate) stream: Option<ChainStream>,
     pub(crate) facts: Rc<Facts>,
+    /// What the filters asked for it.
+    pub(crate) grants: Grants,
     pub(crate) encoding: Encoding,
     pub(crate) cohort: usize,
     pub(crate) sticky: Places,
@@ -152,6 +157,7 @@ impl Seat {
             chain: new.chain,
             stream: Some(new.stream),
             facts: new.facts,
+            grants: Grants::default(),
             encoding: new.encoding,
             cohort,
             sticky: new.sticky,

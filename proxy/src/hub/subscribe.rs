@@ -53,6 +53,8 @@ pub(super) struct PendingSubscribe {
     pub(super) weight: usize,
     /// It is one of the requests that its session waits for.
     pub(super) counted: bool,
+    /// It asks for all symbols.
+    wildcard: bool,
     /// Once asked for: what servers still have of what was missed, by source.
     pub(super) history: Option<BTreeMap<usize, History>>,
     /// On private channels: what the server answered to it.
@@ -115,6 +117,7 @@ impl Hub {
             waiting: 0,
             weight: 1 + request.symbols.len() / SYMBOLS_PER_WEIGHT,
             counted: false,
+            wildcard,
             history: None,
             own: None,
             deadline: Instant::now() + waiting_max,
@@ -313,10 +316,14 @@ impl Hub {
     /// Begins to follow a source, from where the session left off or from a snapshot.
     fn follow(&mut self, index: usize, source_id: usize, pending: &PendingSubscribe, missed: Option<Vec<Rc<Update>>>) {
         let symbol = Rc::clone(&self.sources[source_id].key.symbol);
-        let subscription = self.seats[index]
-            .subscriptions
-            .entry(Rc::clone(&pending.subscription))
-            .or_insert_with(|| Subscription { rate_ms: pending.rate_ms, slots: BTreeMap::new(), private: None });
+        let subscription =
+            self.seats[index].subscriptions.entry(Rc::clone(&pending.subscription)).or_insert_with(|| Subscription {
+                rate_ms: pending.rate_ms,
+                slots: BTreeMap::new(),
+                private: None,
+                all: false,
+            });
+        subscription.all |= pending.wildcard;
         if pending.channel.is_private() {
             subscription.private = Some(source_id);
             return self.follow_private(index, source_id, &pending.subscription);

@@ -59,7 +59,7 @@ impl Hub {
                 self.seats[index].stream = Some(stream);
                 self.counters.add_moved(1);
                 self.regroup(index);
-                self.rejudge(index);
+                self.judged_anew(index);
             }
             Err(refused) => {
                 let (reason, _) = refused_word(&refused);

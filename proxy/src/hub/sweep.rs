@@ -33,6 +33,7 @@ impl Hub {
                 self.lane_for(index, &cluster);
             }
         }
+        self.entered(index);
         SeatKey { index, serial }
     }
 
@@ -183,6 +184,7 @@ impl Hub {
         for number in late {
             self.fail_pending(number, Reason::EdgeNoEndpoint.word(), Reason::EdgeNoEndpoint.sentence());
         }
+        self.sweep_grants();
         self.sweep_orders(now);
         self.sweep_lanes(now);
         self.flush();
