@@ -79,6 +79,13 @@ struct Source {
     recovering: bool,
 }
 
+impl Source {
+    /// Whether anyone follows it, or waits to.
+    fn is_used(&self) -> bool {
+        !self.groups.is_empty() || !self.private.is_empty() || !self.waiters.is_empty() || self.held > 0
+    }
+}
+
 /// The feeds of one cohort at one source.
 struct Group {
     cohort: usize,

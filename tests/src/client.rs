@@ -271,7 +271,7 @@ impl Client {
     }
 
     /// Reads on to the first event that `wanted` accepts.
-    pub fn until(&mut self, wanted: impl Fn(&Value) -> bool, deadline: Deadline) -> Value {
+    pub fn until(&mut self, mut wanted: impl FnMut(&Value) -> bool, deadline: Deadline) -> Value {
         loop {
             match self.try_event(deadline) {
                 Some(event) if wanted(&event) => return event,

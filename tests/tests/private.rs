@@ -17,7 +17,7 @@ struct Market {
     keys: Keys,
     edge: Edge,
     servers: Vec<ChannelServer>,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl Market {
@@ -27,7 +27,7 @@ impl Market {
         let mut config = edge_config(&scratch, &keys, &[], &[("EGX", &addresses)]);
         change(&mut config);
         let edge = Edge::start(&scratch, &config);
-        Self { keys, edge, servers, _scratch: scratch }
+        Self { keys, edge, servers, scratch }
     }
 
     fn start(count: usize) -> Self {
@@ -40,13 +40,17 @@ impl Market {
         client
     }
 
-    /// Kills the server that a session's orders go to: the one that has the edge's trunk.
-    fn kill_the_one_in_use(&mut self) {
+    /// The server that a session's orders go to: the one that has the edge's trunk.
+    fn take_the_one_in_use(&mut self) -> ChannelServer {
         let used = self.servers.iter().position(|server| {
             let load = bawaba_tests::http::get(server.address, "/load").unwrap().json();
             load["sessions"].as_u64().unwrap_or_default() > 0
         });
-        self.servers.remove(used.expect("one is in use")).process.kill();
+        self.servers.remove(used.expect("one is in use"))
+    }
+
+    fn kill_the_one_in_use(&mut self) {
+        self.take_the_one_in_use().process.kill();
     }
 }
 
@@ -221,6 +225,88 @@ fn an_order_in_flight_when_its_server_dies_gets_one_answer() {
 }
 
 #[test]
+fn a_server_that_is_told_to_end_costs_no_order_its_answer() {
+    let servers = vec![ChannelServer::live("EGX"), ChannelServer::live("EGX")];
+    let mut market = Market::of(servers, |config| set(config, "cluster.egx.health.interval", "50ms"));
+    let mut client = market.user("mona");
+    client.request(subscribe(1, "orders", &[], json!({})));
+    client.request(place(2, None));
+    let mut old = market.take_the_one_in_use();
+    old.process.terminate();
+    // Ten requests that may not be sent twice are always under way, until the trunk has moved.
+    let cancel = |id: u64| json!({"type": "order", "id": id, "op": "cancel", "exchange": "EGX", "order_id": "none"});
+    let (mut asked, mut answered, mut moved) = (2, 2, false);
+    while answered < asked || !moved {
+        while !moved && asked < answered + 10 {
+            asked += 1;
+            client.send(cancel(asked));
+        }
+        let event = client.event();
+        moved |= event["type"] == "gap";
+        if event["id"].is_u64() {
+            answered += 1;
+            assert_eq!((&event["code"], &event["id"]), (&json!("order.unknown"), &json!(answered)), "{event}");
+        }
+    }
+    old.process.ended(by(PATIENCE));
+}
+
+#[test]
+fn a_client_goes_on_at_another_edge_where_it_left_the_first() {
+    let market = Market::start(2);
+    let secret = market.scratch.write("sticky", [7; 32]);
+    let addresses: Vec<_> = market.servers.iter().map(|server| server.address).collect();
+    let other = Scratch::new();
+    let mut edges = [&market.scratch, &other].map(|scratch| {
+        let mut config = edge_config(scratch, &market.keys, &[], &[("EGX", &addresses)]);
+        set(&mut config, "sticky.key_file", bawaba_tests::stack::path(&secret));
+        set(&mut config, "edge.drain_window", "200ms");
+        set(&mut config, "timeouts.close", "200ms");
+        Edge::start(scratch, &config)
+    });
+    let token = market.keys.unscreened("mona");
+    let mut client = edges[0].connect(&token);
+    client.until_type("welcome");
+    client.request(subscribe(1, "orders", &[], json!({})));
+    client.request(subscribe(2, "market_data", &["COMI"], json!({})));
+    client.send(place(3, None));
+    let (mut quote, mut order) = (Value::Null, Value::Null);
+    while quote.is_null() || order.is_null() {
+        let event = client.event();
+        match event["type"].as_str() {
+            Some("market_data_update") => quote = event,
+            Some("order_update") if event["id"].is_null() => order = event,
+            _ => {}
+        }
+    }
+    let at = |event: &Value| json!({"epoch": event["epoch"], "seq": event["seq"]});
+    // The first edge goes, and tells where its trunk was.
+    edges[0].process.terminate();
+    let drain = client.until(
+        |event| {
+            if event["type"] == "market_data_update" {
+                quote = event.clone();
+            }
+            event["type"] == "drain"
+        },
+        by(PATIENCE),
+    );
+    edges[0].process.ended(by(PATIENCE));
+    let path = format!("/ws?resume={}", drain["resume"].as_str().unwrap());
+    let mut client = bawaba_tests::client::Connect::with_token(&token).path(&path).accepted(edges[1].address);
+    client.until_type("welcome");
+    let answer = client.request(subscribe(1, "orders", &[], json!({"": at(&order)})));
+    assert_eq!(answer["accepted"][0]["recovered"], true, "the account is where it was: {answer}");
+    let answer = client.request(subscribe(2, "market_data", &["COMI"], json!({"COMI": at(&quote)})));
+    assert_eq!(answer["accepted"][0]["recovered"], true, "{answer}");
+    let mut places = BTreeMap::from([(
+        "COMI".to_owned(),
+        (quote["epoch"].as_str().unwrap().to_owned(), quote["seq"].as_u64().unwrap()),
+    )]);
+    follow(&mut client, &mut places, 5);
+}
+
+#[test]
 fn what_the_next_server_refuses_is_revoked() {
     // The second has the same exchange with fewer instruments.
     let full = ChannelServer::live("EGX");
@@ -239,7 +325,7 @@ fn what_the_next_server_refuses_is_revoked() {
     let mut config = edge_config(&scratch, &keys, &[], &[("EGX", &addresses)]);
     set(&mut config, "cluster.egx.health.interval", "50ms");
     let edge = Edge::start(&scratch, &config);
-    let mut market = Market { keys, edge, servers: vec![full], _scratch: scratch };
+    let mut market = Market { keys, edge, servers: vec![full], scratch };
     let mut client = market.user("mona");
     let answer = client.request(subscribe(1, "market_data", &["COMI", "TMGH"], json!({})));
     assert_eq!(answer["accepted"].as_array().map(Vec::len), Some(2), "{answer}");

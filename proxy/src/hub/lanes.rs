@@ -32,7 +32,10 @@ impl Hub {
         let sticky = seat.sticky.get(&cluster.name).map(String::as_str);
         let endpoint = cluster.pick(&seat.context.user, sticky)?;
         let key = self.lane_at(cluster, endpoint);
-        self.seats[index].lanes.push(key);
+        let lanes = &self.lanes;
+        let seat = &mut self.seats[index];
+        seat.lanes.retain(|known| lanes.get(known.index).is_some_and(|lane| lane.serial == known.serial));
+        seat.lanes.push(key);
         Some(key.index)
     }
 
@@ -205,7 +208,8 @@ impl Hub {
     /// Drops lanes that nobody has needed for a while; their tasks end by themselves.
     pub(super) fn sweep_lanes(&mut self, now: Instant) {
         for (_, lane) in &mut self.lanes {
-            if lane.sources.len() > 1
+            // The phase of the market alone is followed for `welcome`, unless a session follows it too.
+            if lane.sources.iter().any(|id| self.sources.get(*id).is_some_and(Source::is_used))
                 || !lane.in_flight.is_empty()
                 || !lane.resend.is_empty()
                 || !lane.wildcards.is_empty()

@@ -399,9 +399,8 @@ impl Hub {
     /// Ends a source that nobody follows or waits for.
     pub(super) fn release_source(&mut self, id: usize) {
         let Some(source) = self.sources.get(id) else { return };
-        let used = !source.groups.is_empty() || !source.private.is_empty() || !source.waiters.is_empty();
         // The market's phase is always followed: every `welcome` says it.
-        if used || source.held > 0 || source.key.channel == Channel::MarketStatus {
+        if source.is_used() || source.key.channel == Channel::MarketStatus {
             return;
         }
         let source = self.sources.remove(id);
