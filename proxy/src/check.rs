@@ -183,6 +183,7 @@ impl Checker<'_> {
             ("outbox_bytes_max", limits.outbox_bytes_max),
             ("log_bytes_max", limits.log_bytes_max),
             ("symbols_per_session_max", limits.symbols_per_session_max),
+            ("delayed_updates_max", limits.delayed_updates_max),
         ];
         for (name, value) in positive {
             if value == 0 {

@@ -156,6 +156,8 @@ pub struct Limits {
     pub outbox_bytes_max: u32,
     /// Bytes held by one cohort log.
     pub log_bytes_max: u32,
+    /// Updates of one instrument that wait for a delayed licence: beyond, state is folded, and trades have a gap.
+    pub delayed_updates_max: u32,
     /// Symbols that one session may follow.
     pub symbols_per_session_max: u32,
 }
@@ -171,6 +173,7 @@ impl Default for Limits {
             relay_message_bytes_max: 1024 * 1024,
             outbox_bytes_max: 256 * 1024,
             log_bytes_max: 64 * 1024,
+            delayed_updates_max: 4_096,
             symbols_per_session_max: 5_000,
         }
     }

@@ -143,7 +143,7 @@ impl HostFacts {
             "host" if self.speaks.get() => Some(
                 serde_json::json!({
                     "again": self.again.get(),
-                    "delays": false,
+                    "delays": true,
                     "delivered_messages": self.messages.get(),
                     "delivered_bytes": self.bytes.get(),
                 })

@@ -10,6 +10,7 @@ mod flush;
 mod grant;
 mod lane;
 mod lanes;
+mod late;
 mod order;
 mod pace;
 mod private;
@@ -26,7 +27,7 @@ mod swap;
 mod sweep;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -77,12 +78,42 @@ struct Source {
     histories: Vec<u64>,
     /// Asked for again because of a hole: what comes before the answer is dropped.
     recovering: bool,
+    /// The late sources that hang on it.
+    late: Vec<usize>,
+    /// On a late source: what comes later.
+    line: Option<Box<late::Line>>,
+}
+
+impl Source {
+    fn new(serial: u64, key: SourceKey) -> Self {
+        Self {
+            serial,
+            key,
+            stream: Stream::default(),
+            status: None,
+            live: false,
+            groups: Vec::new(),
+            private: Vec::new(),
+            joining: Vec::new(),
+            subscription: None,
+            waiters: Vec::new(),
+            held: 0,
+            histories: Vec::new(),
+            recovering: false,
+            late: Vec::new(),
+            line: None,
+        }
+    }
 }
 
 impl Source {
     /// Whether anyone follows it, or waits to.
     fn is_used(&self) -> bool {
-        !self.groups.is_empty() || !self.private.is_empty() || !self.waiters.is_empty() || self.held > 0
+        !self.groups.is_empty()
+            || !self.private.is_empty()
+            || !self.waiters.is_empty()
+            || self.held > 0
+            || !self.late.is_empty()
     }
 }
 
@@ -117,6 +148,9 @@ pub(crate) struct Hub {
     /// Sessions that have had all that they were allowed.
     spent: Vec<usize>,
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// When lines of late sources have something due.
+    late_timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    late_sources: BTreeSet<usize>,
     /// Woken when an earlier timer was set.
     pub(crate) timer_set: Rc<Notify>,
     scratch: Vec<u8>,
@@ -144,6 +178,8 @@ impl Hub {
             dirty: Vec::new(),
             spent: Vec::new(),
             timers: BinaryHeap::new(),
+            late_timers: BinaryHeap::new(),
+            late_sources: BTreeSet::new(),
             timer_set: Rc::new(Notify::new()),
             scratch: Vec::with_capacity(BATCH_BYTES_MAX * 2),
             read_buffer: vec![0; BATCH_BYTES_MAX],

@@ -12,6 +12,7 @@ use super::lane::{InFlight, LaneKey, SourceRef};
 use super::source::{SourceKey, Step, channel_of};
 use super::subscribe::Outcome;
 use super::{Hub, Source, rename};
+use crate::grants::Late;
 
 impl Hub {
     /// Takes one event from a trunk. Call [`Hub::flush`] after each batch.
@@ -50,7 +51,8 @@ impl Hub {
         let Some(channel) = channel_of(&event) else { return };
         let Event::Update(update) = event else { return };
         let Ok(exchange) = update.exchange.parse::<Exchange>() else { return };
-        let key = SourceKey { lane, channel, exchange, symbol: update.symbol.as_str().into(), user: None };
+        let key =
+            SourceKey { lane, channel, exchange, symbol: update.symbol.as_str().into(), user: None, late: Late::Now };
         let Some(&id) = self.source_index.get(&key) else { return };
         let update = Rc::new(update);
         let source = &mut self.sources[id];
@@ -74,10 +76,11 @@ impl Hub {
         source.recovering = false;
         source.live = true;
         self.spread(id, &update);
+        self.delay_update(id, &update);
     }
 
     /// Judges an update once for each cohort, and appends it to their feeds.
-    fn spread(&mut self, id: usize, update: &Rc<Update>) {
+    pub(super) fn spread(&mut self, id: usize, update: &Rc<Update>) {
         let now = Instant::now();
         let Self { sources, cohorts, feeds, counters, .. } = self;
         let source = &mut sources[id];
@@ -129,7 +132,7 @@ impl Hub {
             let next_open = next_open.filter(|_| status.phase == "closed");
             self.markets.insert(exchange, Market { phase: status.phase.clone(), until: status.next, next_open });
         }
-        let key = SourceKey { lane, channel, exchange, symbol: "".into(), user: None };
+        let key = SourceKey { lane, channel, exchange, symbol: "".into(), user: None, late: Late::Now };
         let Some(&id) = self.source_index.get(&key) else { return };
         self.sources[id].live = true;
         if channel == Channel::MarketStatus {
@@ -138,12 +141,18 @@ impl Hub {
             }
             self.sources[id].status = Some(event.clone());
         }
+        self.spread_plain(id, &event);
+        self.delay_plain(id, &event);
+    }
+
+    /// Judges an event without a sequence once for each cohort, and appends it to their feeds.
+    pub(super) fn spread_plain(&mut self, id: usize, event: &Event) {
         let now = Instant::now();
         let groups: Vec<(usize, Vec<usize>)> =
             self.sources[id].groups.iter().map(|group| (group.cohort, group.feeds.clone())).collect();
         for (cohort, feeds) in groups {
             self.counters.add_judged(1);
-            let judged = self.cohorts[cohort].judge(&event, now);
+            let judged = self.cohorts[cohort].judge(event, now);
             for feed_id in feeds {
                 let feed = &mut self.feeds[feed_id];
                 let bytes =
@@ -227,16 +236,25 @@ impl Hub {
     fn on_wildcard(&mut self, lane: usize, pending: u64, answer: &Subscribed, subscription: Option<&Rc<str>>) {
         let Some(asked) = self.pending.get(&pending) else { return };
         let (channel, exchange) = (asked.channel, asked.exchange);
+        let seat = self.seat_index(asked.seat);
         let mut ids = Vec::with_capacity(answer.accepted.len());
         let mut waited_for = Vec::new();
         for accepted in &answer.accepted {
-            let key = SourceKey { lane, channel, exchange, symbol: accepted.symbol.as_str().into(), user: None };
+            let key = SourceKey {
+                lane,
+                channel,
+                exchange,
+                symbol: accepted.symbol.as_str().into(),
+                user: None,
+                late: Late::Now,
+            };
             let id = self.source_for(key);
             if !self.sources[id].live {
                 // Its own request, if one is under way, will find it flowing.
                 self.flows(id, accepted, subscription);
                 waited_for.push(id);
             }
+            let id = seat.map_or(id, |index| self.as_late_as(index, id));
             self.sources[id].held += 1;
             ids.push(id);
         }
@@ -288,7 +306,9 @@ impl Hub {
 
     /// When [`Hub::settle`] is next wanted.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.timers.peek().map(|std::cmp::Reverse((at, _))| *at)
+        let late = self.late_timers.peek().map(|std::cmp::Reverse((at, _))| *at);
+        let conflated = self.timers.peek().map(|std::cmp::Reverse((at, _))| *at);
+        late.into_iter().chain(conflated).min()
     }
 
     /// Appends the conflated updates that are due, and flushes.
@@ -308,6 +328,7 @@ impl Hub {
             let bytes = feed.settle(base.as_ref(), now);
             self.mark_feed(feed_id, bytes);
         }
+        self.release_late(now);
         self.flush();
     }
 }

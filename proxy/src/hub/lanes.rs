@@ -59,6 +59,7 @@ impl Hub {
                 exchange,
                 symbol: "".into(),
                 user: None,
+                late: crate::grants::Late::Now,
             };
             self.source_for(key);
         }

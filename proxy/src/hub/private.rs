@@ -113,7 +113,14 @@ impl Hub {
             _ => return,
         };
         let (Ok(exchange), Some(user)) = (exchange.parse(), user) else { return };
-        let key = super::SourceKey { lane, channel, exchange, symbol: "".into(), user: Some(user.as_str().into()) };
+        let key = super::SourceKey {
+            lane,
+            channel,
+            exchange,
+            symbol: "".into(),
+            user: Some(user.as_str().into()),
+            late: crate::grants::Late::Now,
+        };
         let Some(&id) = self.source_index.get(&key) else { return };
         let source = &mut self.sources[id];
         let told = if source.stream.note(epoch, seq) { source.private.clone() } else { source.joining.clone() };

@@ -31,7 +31,7 @@ impl Hub {
             let Some(position) = pending.resume.get(&*source.key.symbol) else { continue };
             // Ahead of the source, or of another epoch: nothing can be missing that anyone has.
             let behind = *position.epoch == **source.stream.epoch() && position.seq < source.stream.seq();
-            if behind && source.stream.since(position).is_none() && source.key.user.is_none() {
+            if behind && source.stream.since(position).is_none() && source.key.user.is_none() && source.line.is_none() {
                 lane_of_all = Some(source.key.lane);
                 resume.insert(source.key.symbol.to_string(), position.clone());
             }

@@ -8,6 +8,8 @@ use std::rc::Rc;
 use bawaba_channels::name::{Channel, Exchange};
 use bawaba_channels::wire::{Data, Event, Position, Quote, Update};
 
+use crate::grants::Late;
+
 /// Updates kept per source for resuming sessions: two seconds at 30 a second, some 32 KiB when full.
 const RING_UPDATES_MAX: usize = 64;
 
@@ -24,6 +26,8 @@ pub(crate) struct SourceKey {
     pub(crate) symbol: Rc<str>,
     /// The user, on private channels.
     pub(crate) user: Option<Rc<str>>,
+    /// How late it is.
+    pub(crate) late: Late,
 }
 
 /// What an update turned out to be.

@@ -19,6 +19,7 @@ use super::source::SourceKey;
 use super::{Follower, Hub, Source};
 use crate::cluster::Cluster;
 use crate::generation::Target;
+use crate::grants::Late;
 
 /// Symbols of a request that weigh as much as a request of one: their part of the answer is about 2 KiB.
 const SYMBOLS_PER_WEIGHT: usize = 16;
@@ -126,7 +127,8 @@ impl Hub {
         self.next_pending += 1;
         for symbol in if wildcard { BTreeSet::new() } else { symbols } {
             let user = channel.is_private().then(|| user.as_str().into());
-            let source = self.source_for(SourceKey { lane, channel, exchange, symbol, user });
+            let key = SourceKey { lane, channel, exchange, symbol, user, late: Late::Now };
+            let source = self.source_of_session(index, key);
             pending.sources.push(source);
             let at = &mut self.sources[source];
             at.held += 1;
@@ -199,21 +201,7 @@ impl Hub {
         let serial = self.next_serial();
         // A private one is asked for on behalf of each session.
         let is_public = key.user.is_none();
-        let id = self.sources.insert(Source {
-            serial,
-            key: key.clone(),
-            stream: super::Stream::default(),
-            status: None,
-            live: false,
-            groups: Vec::new(),
-            private: Vec::new(),
-            joining: Vec::new(),
-            subscription: None,
-            waiters: Vec::new(),
-            held: 0,
-            histories: Vec::new(),
-            recovering: false,
-        });
+        let id = self.sources.insert(Source::new(serial, key.clone()));
         self.source_index.insert(key, id);
         self.lanes[lane].sources.push(id);
         if is_public {
@@ -229,8 +217,15 @@ impl Hub {
             self.revoke_source(source, refused);
         }
         let Some(at) = self.sources.get_mut(source) else { return };
+        let late = at.late.clone();
         for number in std::mem::take(&mut at.waiters) {
             self.answered(number, source, outcome);
+        }
+        for late in late {
+            if let Some(source) = self.sources.get_mut(late) {
+                source.live = matches!(outcome, Outcome::Accepted);
+                self.resolve(late, outcome);
+            }
         }
         self.release_source(source);
     }
@@ -276,6 +271,11 @@ impl Hub {
         self.waits_no_more(index, &pending);
         if self.seats[index].closing.is_some() {
             return self.release_all(&pending.sources);
+        }
+        if self.is_outdated(index, &pending) {
+            self.release_all(&pending.sources);
+            let text = "the licence changed meanwhile: subscribe again".to_owned();
+            return self.refuse(index, pending.id, Reason::LicenseFeature, text);
         }
         let symbols = pending.sources.iter().map(|id| &self.sources[*id].key.symbol);
         if !pending.channel.is_private() && !self.has_room(index, &pending.subscription, symbols) {
@@ -400,7 +400,7 @@ impl Hub {
     pub(super) fn release_source(&mut self, id: usize) {
         let Some(source) = self.sources.get(id) else { return };
         // The market's phase is always followed: every `welcome` says it.
-        if source.is_used() || source.key.channel == Channel::MarketStatus {
+        if source.is_used() || source.key.channel == Channel::MarketStatus || source.line.is_some() {
             return;
         }
         let source = self.sources.remove(id);

@@ -69,8 +69,11 @@ impl Hub {
             crate::generation::Target::Channel(exchanges) => exchanges.keys().copied().collect(),
             crate::generation::Target::Relay { .. } => Vec::new(),
         };
+        // Whoever has late data learns phases late too, from `market_status`.
+        let current = self.seats[index].grants.late == crate::grants::Late::Now;
         let markets: BTreeMap<String, Market> = served
             .iter()
+            .filter(|_| current)
             .filter_map(|exchange| Some((exchange.as_str().to_owned(), self.markets.get(exchange)?.clone())))
             .collect();
         let heartbeat = u32::try_from(self.shared.config.timeouts.ping_interval.as_millis()).unwrap_or(u32::MAX);
@@ -185,6 +188,7 @@ impl Hub {
             self.fail_pending(number, Reason::EdgeNoEndpoint.word(), Reason::EdgeNoEndpoint.sentence());
         }
         self.sweep_grants();
+        self.sweep_late(now);
         self.sweep_orders(now);
         self.sweep_lanes(now);
         self.flush();
