@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use bawaba_tests::client::Client;
+use bawaba_tests::client::{Client, Connect};
 use bawaba_tests::keys::Keys;
 use bawaba_tests::place::Scratch;
 use bawaba_tests::stack::{ChannelServer, Edge, edge_config, set};
@@ -254,56 +254,53 @@ fn a_server_that_is_told_to_end_costs_no_order_its_answer() {
 #[test]
 fn a_client_goes_on_at_another_edge_where_it_left_the_first() {
     let market = Market::start(2);
-    let secret = market.scratch.write("sticky", [7; 32]);
-    let addresses: Vec<_> = market.servers.iter().map(|server| server.address).collect();
+    let secret = bawaba_tests::stack::path(&market.scratch.write("sticky", [7; 32]));
     let other = Scratch::new();
-    let mut edges = [&market.scratch, &other].map(|scratch| {
+    let edge = |scratch: &Scratch, servers: &[ChannelServer]| {
+        let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
         let mut config = edge_config(scratch, &market.keys, &[], &[("EGX", &addresses)]);
-        set(&mut config, "sticky.key_file", bawaba_tests::stack::path(&secret));
+        set(&mut config, "sticky.key_file", &*secret);
         set(&mut config, "edge.drain_window", "200ms");
         set(&mut config, "timeouts.close", "200ms");
         Edge::start(scratch, &config)
-    });
-    let token = market.keys.unscreened("mona");
-    let mut client = edges[0].connect(&token);
-    client.until_type("welcome");
-    client.request(subscribe(1, "orders", &[], json!({})));
-    client.request(subscribe(2, "market_data", &["COMI"], json!({})));
-    client.send(place(3, None));
-    let (mut quote, mut order) = (Value::Null, Value::Null);
-    while quote.is_null() || order.is_null() {
-        let event = client.event();
-        match event["type"].as_str() {
-            Some("market_data_update") => quote = event,
-            Some("order_update") if event["id"].is_null() => order = event,
-            _ => {}
-        }
+    };
+    // The first knows one server only: half of its users would be the other's, without their tokens.
+    let mut first = edge(&market.scratch, &market.servers[1..]);
+    let second = edge(&other, &market.servers);
+    let mut users: Vec<(String, Client, Value, Value)> = Vec::new();
+    for n in 0..6 {
+        let token = market.keys.unscreened(&format!("user-{n}"));
+        let mut client = first.connect(&token);
+        client.until_type("welcome");
+        client.request(subscribe(1, "orders", &[], json!({})));
+        client.request(subscribe(2, "market_data", &["COMI"], json!({})));
+        let quote = client.until_type("market_data_update");
+        client.send(place(3, None));
+        let order = order_update(&mut client);
+        users.push((token, client, order, quote));
     }
-    let at = |event: &Value| json!({"epoch": event["epoch"], "seq": event["seq"]});
-    // The first edge goes, and tells where its trunk was.
-    edges[0].process.terminate();
-    let drain = client.until(
-        |event| {
-            if event["type"] == "market_data_update" {
-                quote = event.clone();
+    first.process.terminate();
+    for (token, mut client, order, mut quote) in users {
+        let drain = loop {
+            let event = client.event();
+            match event["type"].as_str() {
+                Some("drain") => break event,
+                Some("market_data_update") => quote = event,
+                _ => {}
             }
-            event["type"] == "drain"
-        },
-        by(PATIENCE),
-    );
-    edges[0].process.ended(by(PATIENCE));
-    let path = format!("/ws?resume={}", drain["resume"].as_str().unwrap());
-    let mut client = bawaba_tests::client::Connect::with_token(&token).path(&path).accepted(edges[1].address);
-    client.until_type("welcome");
-    let answer = client.request(subscribe(1, "orders", &[], json!({"": at(&order)})));
-    assert_eq!(answer["accepted"][0]["recovered"], true, "the account is where it was: {answer}");
-    let answer = client.request(subscribe(2, "market_data", &["COMI"], json!({"COMI": at(&quote)})));
-    assert_eq!(answer["accepted"][0]["recovered"], true, "{answer}");
-    let mut places = BTreeMap::from([(
-        "COMI".to_owned(),
-        (quote["epoch"].as_str().unwrap().to_owned(), quote["seq"].as_u64().unwrap()),
-    )]);
-    follow(&mut client, &mut places, 5);
+        };
+        let path = format!("/ws?resume={}", drain["resume"].as_str().unwrap());
+        let mut client = Connect::with_token(&token).path(&path).accepted(second.address);
+        client.until_type("welcome");
+        let at = |event: &Value| json!({"epoch": event["epoch"], "seq": event["seq"]});
+        let answer = client.request(subscribe(1, "orders", &[], json!({"": at(&order)})));
+        assert_eq!(answer["accepted"][0]["recovered"], true, "the account is where it was: {answer}");
+        let answer = client.request(subscribe(2, "market_data", &["COMI"], json!({"COMI": at(&quote)})));
+        assert_eq!(answer["accepted"][0]["recovered"], true, "{answer}");
+        let place = (quote["epoch"].as_str().unwrap().to_owned(), quote["seq"].as_u64().unwrap());
+        follow(&mut client, &mut BTreeMap::from([("COMI".to_owned(), place)]), 3);
+    }
+    first.process.ended(by(PATIENCE));
 }
 
 #[test]
