@@ -8,7 +8,9 @@ use bawaba_channels::name::{Channel, Exchange};
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{Accepted, ErrorEvent, Event, Gap, Market, Refused, Subscribed, Update};
 
+use super::feed::Follower;
 use super::lane::{InFlight, LaneKey, SourceRef};
+use super::seat::Owed;
 use super::source::{SourceKey, Step, channel_of};
 use super::subscribe::Outcome;
 use super::{Hub, Source, rename};
@@ -88,14 +90,23 @@ impl Hub {
         let event = Event::Update(Update::clone(update));
         let mut marks: Vec<(usize, usize)> = Vec::new();
         let mut timers: Vec<(Instant, usize)> = Vec::new();
+        let mut stands: Vec<usize> = Vec::new();
         for group in &mut source.groups {
             group.snapshot = None;
-            counters.add_judged(1);
-            let judged = cohorts[group.cohort].judge(&event, now);
+            let mut judged: Option<Vec<Event>> = None;
             for feed_id in &group.feeds {
                 let feed = &mut feeds[*feed_id];
+                if feed.stands_at(update) {
+                    feed.base.clone_from(&base);
+                    stands.push(*feed_id);
+                    continue;
+                }
+                let judged = judged.get_or_insert_with(|| {
+                    counters.add_judged(1);
+                    cohorts[group.cohort].judge(&event, now)
+                });
                 let mut bytes = 0;
-                for event in &judged {
+                for event in judged.iter() {
                     match event {
                         Event::Update(update) => {
                             let (appended, due) = feed.push(update, base.as_ref(), now);
@@ -108,11 +119,27 @@ impl Hub {
                 marks.push((*feed_id, bytes));
             }
         }
+        for feed in stands {
+            self.say_first(feed);
+        }
         for (feed, bytes) in marks {
             self.mark_feed(feed, bytes);
         }
         for (at, feed) in timers {
             self.set_timer(at, feed);
+        }
+    }
+
+    /// The server said what stands where a feed is: for those who just began there, and want it.
+    fn say_first(&mut self, feed: usize) {
+        let followers: Vec<Follower> = self.feeds[feed].followers.iter().map(|(_, follower)| *follower).collect();
+        for Follower { seat, slot } in followers {
+            if let Some(follow) = self.seats.get_mut(seat).and_then(|seat| seat.follows.get_mut(slot))
+                && matches!(follow.owed, Owed::First)
+            {
+                follow.owed = Owed::Snapshot;
+                self.queue(seat, slot);
+            }
         }
     }
 

@@ -80,6 +80,11 @@ impl Feed {
         self.base = base;
     }
 
+    /// Whether a snapshot says what stands at the place where the feed is: new to nobody who has followed so far.
+    pub(crate) fn stands_at(&self, update: &Update) -> bool {
+        update.snapshot && self.last.as_ref().is_some_and(|(epoch, seq)| **epoch == *update.epoch && *seq == update.seq)
+    }
+
     /// The epoch of what was appended last.
     pub(crate) fn epoch(&self) -> Option<&Rc<str>> {
         self.last.as_ref().map(|(epoch, _)| epoch)

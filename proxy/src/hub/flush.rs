@@ -102,8 +102,11 @@ impl Hub {
         follow.queued = false;
         let Some(feed) = feeds.get_mut(follow.feed) else { return true };
         feed.lagging = feed.lagging.saturating_sub(1);
-        if !matches!(follow.owed, Owed::Nothing) {
-            return false;
+        match follow.owed {
+            Owed::Nothing => {}
+            // Something else came first.
+            Owed::First => follow.owed = Owed::Nothing,
+            _ => return false,
         }
         let Ok(entries) = feed.log.read(follow.cursor) else {
             follow.owed = Owed::Gap;

@@ -137,11 +137,12 @@ impl Hub {
     ) {
         let source = &self.sources[source_id];
         let feed_id = self.seats[index].follows[slot].feed;
-        let mut owed = Owed::Nothing;
         let stands = source.status.is_some() || source.stream.state().is_some() || self.feeds[feed_id].base.is_some();
-        if stands && pending.snapshot {
-            owed = Owed::Snapshot;
-        }
+        let mut owed = match (pending.snapshot, stands) {
+            (false, _) => Owed::Nothing,
+            (true, false) => Owed::First,
+            (true, true) => Owed::Snapshot,
+        };
         if let Some(position) = pending.resume.get(&*source.key.symbol)
             && source.key.channel != Channel::MarketStatus
             && source.key.channel != Channel::Alerts
@@ -166,8 +167,9 @@ impl Hub {
                 }
             }
         }
-        if !matches!(owed, Owed::Nothing) {
-            self.seats[index].follows[slot].owed = owed;
+        let has_some = !matches!(owed, Owed::Nothing | Owed::First);
+        self.seats[index].follows[slot].owed = owed;
+        if has_some {
             self.queue(index, slot);
         }
     }

@@ -65,6 +65,8 @@ pub(crate) struct Follow {
 pub(crate) enum Owed {
     /// Nothing: it reads on.
     Nothing,
+    /// What stands, if that is what the server says next.
+    First,
     /// What stands, as it begins.
     Snapshot,
     /// What stands, as one update that folds all that it has not read.
