@@ -30,6 +30,17 @@ pub struct ConnectionContext {
 }
 
 impl ConnectionContext {
+    /// Whether the token is that of another edge, whose requests are its users'.
+    pub fn is_edge(&self) -> bool {
+        self.claims.get("role").and_then(serde_json::Value::as_str) == Some(bawaba_channels::claims::ROLE_EDGE)
+    }
+
+    /// For whom a request acts: an edge names the user, everyone else is one.
+    pub fn actor(&self, named: Option<&str>) -> Option<String> {
+        let user = if self.is_edge() { named.unwrap_or_default() } else { &self.user };
+        (!user.is_empty()).then(|| user.to_owned())
+    }
+
     /// Whose place a connection with this `sid` takes.
     pub fn sid_key(&self, sid: String) -> crate::shared::SidKey {
         [self.route.clone(), self.tenant.clone(), self.user.clone(), sid]

@@ -31,6 +31,7 @@ impl Hub {
             Event::OrderUpdate(_) | Event::PositionUpdate(_) => self.on_private(key.index, event),
             Event::Error(error) => self.on_error(key.index, &error),
             Event::Gap(gap) => self.on_gap(key.index, &gap),
+            Event::Revoked(revoked) => self.on_revoked(key.index, &revoked),
             Event::Welcome(welcome) => {
                 for (exchange, market) in welcome.markets {
                     if let Ok(exchange) = exchange.parse() {
@@ -39,12 +40,7 @@ impl Hub {
                 }
             }
             // Drain: the trunk moves when the connection ends or health says so; what follows is resumed.
-            Event::Drain(_)
-            | Event::Unsubscribed(_)
-            | Event::Degraded(_)
-            | Event::Revoked(_)
-            | Event::Refreshed(_)
-            | Event::Pong(_) => {}
+            Event::Drain(_) | Event::Unsubscribed(_) | Event::Degraded(_) | Event::Refreshed(_) | Event::Pong(_) => {}
         }
     }
 

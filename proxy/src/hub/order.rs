@@ -15,16 +15,19 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Orders whose exchange is remembered, for cancels that do not name it.
 const HOMES_MAX: usize = 65_536;
 
-/// Which exchange an order lives on; the oldest are forgotten.
+/// Which exchange a user's order lives on; the oldest are forgotten. Exchanges number their orders as they like: where
+/// two of them gave a user the same number, it names neither.
 #[derive(Default)]
 pub(super) struct Homes {
-    by_order: HashMap<String, Exchange>,
+    by_order: HashMap<String, Option<Exchange>>,
     age: VecDeque<String>,
 }
 
 impl Homes {
-    pub(super) fn note(&mut self, order: &str, exchange: Exchange) {
-        if self.by_order.contains_key(order) {
+    pub(super) fn note(&mut self, user: &str, order: &str, exchange: Exchange) {
+        let order = key(user, order);
+        if let Some(known) = self.by_order.get_mut(&order) {
+            *known = known.filter(|known| *known == exchange);
             return;
         }
         if self.age.len() >= HOMES_MAX
@@ -32,24 +35,27 @@ impl Homes {
         {
             self.by_order.remove(&oldest);
         }
-        self.by_order.insert(order.to_owned(), exchange);
-        self.age.push_back(order.to_owned());
+        self.by_order.insert(order.clone(), Some(exchange));
+        self.age.push_back(order);
     }
 
-    fn get(&self, order: &str) -> Option<Exchange> {
-        self.by_order.get(order).copied()
+    fn get(&self, user: &str, order: &str) -> Option<Exchange> {
+        self.by_order.get(&key(user, order)).copied().flatten()
     }
+}
+
+fn key(user: &str, order: &str) -> String {
+    format!("{order}\n{user}")
 }
 
 impl Hub {
     /// Takes an `order` that the chain let through.
     pub(super) fn order(&mut self, index: usize, mut request: Order) {
         let id = request.id;
-        let seat = &self.seats[index];
-        if seat.context.user.is_empty() {
+        let Some(user) = self.seats[index].context.actor(request.user.as_deref()) else {
             return self.refuse(index, id, Reason::AuthMissing, "orders need a token with a subject".into());
-        }
-        request.user = Some(seat.context.user.clone());
+        };
+        request.user = Some(user);
         let Some(exchange) = self.home_of(index, &request) else {
             let text = "the order's exchange is not known here: name it in \"exchange\"".to_owned();
             return self.refuse(index, id, Reason::OrderUnknown, text);
@@ -84,7 +90,8 @@ impl Hub {
         if let Ok(exchange) = request.exchange.parse() {
             return Some(exchange);
         }
-        if let Some(home) = request.order_id.as_deref().and_then(|order| self.orders.get(order)) {
+        let user = request.user.as_deref().unwrap_or_default();
+        if let Some(home) = request.order_id.as_deref().and_then(|order| self.orders.get(user, order)) {
             return Some(home);
         }
         match &self.seats[index].chain.route().target {
@@ -99,7 +106,7 @@ impl Hub {
             return;
         };
         if let Ok(exchange) = update.exchange.parse() {
-            self.orders.note(&update.order_id, exchange);
+            self.orders.note(order.order.user.as_deref().unwrap_or_default(), &update.order_id, exchange);
         }
         let Some(index) = self.seat_index(order.seat) else { return };
         self.seats[index].waiting = self.seats[index].waiting.saturating_sub(1);

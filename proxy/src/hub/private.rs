@@ -125,14 +125,16 @@ impl Hub {
         let source = &mut self.sources[id];
         let told = if source.stream.note(epoch, seq) { source.private.clone() } else { source.joining.clone() };
         if let Event::OrderUpdate(update) = &event {
-            self.orders.note(&update.order_id, exchange);
+            self.orders.note(&user, &update.order_id, exchange);
         }
         for (seat, name) in told {
             let Some(index) = self.seat_index(seat) else { continue };
+            // Only another edge is told whose it is.
+            let whose = self.seats[index].context.is_edge().then(|| user.clone());
             let mut event = event.clone();
             match &mut event {
-                Event::OrderUpdate(update) => update.subscription = Some(name.to_string()),
-                Event::PositionUpdate(update) => update.subscription = Some(name.to_string()),
+                Event::OrderUpdate(update) => (update.subscription, update.user) = (Some(name.to_string()), whose),
+                Event::PositionUpdate(update) => (update.subscription, update.user) = (Some(name.to_string()), whose),
                 _ => {}
             }
             self.send(index, &event);

@@ -8,6 +8,22 @@ use bawaba_channels::wire::{Event, Refused, Revoked};
 use super::Hub;
 
 impl Hub {
+    /// What this edge follows may no longer be had here, says the one that it stands before.
+    pub(super) fn on_revoked(&mut self, lane: usize, revoked: &Revoked) {
+        let is_meant = |id: &usize| {
+            self.sources.get(*id).is_some_and(|source| {
+                source.subscription.as_deref() == Some(revoked.subscription.as_str())
+                    && (revoked.symbols.is_empty()
+                        || revoked.symbols.iter().any(|symbol| **symbol == *source.key.symbol))
+            })
+        };
+        let meant: Vec<usize> = self.lanes[lane].sources.iter().copied().filter(is_meant).collect();
+        for id in meant {
+            let symbol = self.sources[id].key.symbol.to_string();
+            self.revoke_source(id, &Refused { symbol, code: revoked.code.clone(), reason: revoked.reason.clone() });
+        }
+    }
+
     /// A server refuses what sessions follow already, as one may after a failover.
     pub(super) fn revoke_source(&mut self, id: usize, refused: &Refused) {
         let Some(source) = self.sources.get_mut(id) else { return };

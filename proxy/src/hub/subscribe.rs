@@ -71,10 +71,13 @@ impl Hub {
             Ok(found) => found,
             Err((reason, text)) => return self.refuse(index, id, reason, text),
         };
-        let user = self.seats[index].context.user.clone();
-        if channel.is_private() && user.is_empty() {
+        let context = &self.seats[index].context;
+        let actor = context.actor(request.user.as_deref()).filter(|_| channel.is_private());
+        if channel.is_private() && actor.is_none() {
             return self.refuse(index, id, Reason::AuthMissing, "private channels need a token with a subject".into());
         }
+        // Another edge has a subscription for each of its users.
+        let whose = actor.as_deref().filter(|_| context.is_edge()).unwrap_or_default().to_owned();
         let mut refused = Vec::new();
         let mut symbols: BTreeSet<Rc<str>> = BTreeSet::new();
         let wildcard = channel.is_per_symbol() && request.is_wildcard();
@@ -95,7 +98,8 @@ impl Hub {
         }
         let rate_ms = if channel.is_state() { request.update_rate_ms.unwrap_or(0).min(RATE_MS_MAX) } else { 0 };
         let filters = request.filters.filter(|filters| !filters.fields.is_empty()).map(normal);
-        let subscription = name(self.seats[index].chain.route().name(), exchange, channel, rate_ms, filters.as_deref());
+        let route = format!("{}\n{whose}", self.seats[index].chain.route().name());
+        let subscription = name(&route, exchange, channel, rate_ms, filters.as_deref());
         if !self.has_room(index, &subscription, symbols.iter()) {
             return self.refuse_symbols(index, id);
         }
@@ -126,7 +130,7 @@ impl Hub {
         let number = self.next_pending;
         self.next_pending += 1;
         for symbol in if wildcard { BTreeSet::new() } else { symbols } {
-            let user = channel.is_private().then(|| user.as_str().into());
+            let user = actor.as_deref().map(Into::into);
             let key = SourceKey { lane, channel, exchange, symbol, user, late: Late::Now };
             let source = self.source_of_session(index, key);
             pending.sources.push(source);
