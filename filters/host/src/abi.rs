@@ -171,8 +171,9 @@ pub(crate) fn deliver(
             return Err(Status::InternalFailure.into());
         }
     }
-    write_u32(memory, ptr_at, ptr)?;
-    write_u32(memory, len_at, len)
+    // In this order, so that a guest that wants no length may give one place for both.
+    write_u32(memory, len_at, len)?;
+    write_u32(memory, ptr_at, ptr)
 }
 
 /// The same for bytes that the host owns.

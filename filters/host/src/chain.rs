@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::callouts::{Callouts, NoCallouts};
 use crate::error::Cause;
 use crate::filter::Filter;
 use crate::headers::Headers;
@@ -34,6 +35,116 @@ pub struct LocalResponse {
     pub grpc_status: Option<u32>,
     /// The filter.
     pub filter: Arc<str>,
+}
+
+/// Which way something travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to the server.
+    Request = 0,
+    /// From the server to the client.
+    Response = 1,
+}
+
+impl Way {
+    /// The filter at a position on this way: requests meet filters in order, responses in the reverse.
+    /// It is its own inverse.
+    pub(crate) fn turn(self, position: usize, filters: usize) -> usize {
+        if self == Way::Request { position } else { filters - 1 - position }
+    }
+}
+
+/// A piece of a request or a response. One that `ends` is the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// The head, with its pseudo-headers.
+    Headers {
+        /// The header map.
+        headers: Headers,
+        /// Nothing follows.
+        ends: bool,
+    },
+    /// Some of the body; may be empty.
+    Data {
+        /// The bytes.
+        data: Vec<u8>,
+        /// Nothing follows.
+        ends: bool,
+    },
+    /// The trailers; nothing follows.
+    Trailers(Headers),
+}
+
+/// What a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// A request and its response. A filter that loses its VM meanwhile gives no verdict on it.
+    Http,
+    /// A handshake, and bytes both ways after its 101. A filter that loses its VM gets the stream back
+    /// by a replay of the handshake.
+    Upgrade,
+}
+
+impl LocalResponse {
+    /// The response as Envoy makes it: a gRPC request gets the status in its way, others get text.
+    pub(crate) fn parts(&self, request: &Headers) -> Vec<Part> {
+        let mut headers = Headers::new();
+        headers.add(":status", self.status.to_string());
+        for (name, value) in self.headers.iter() {
+            headers.add(name, value);
+        }
+        if request.get("content-type").is_some_and(is_grpc) {
+            headers.set(":status", "200");
+            headers.set("content-type", "application/grpc");
+            let status = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
+            headers.set("grpc-status", status.to_string());
+            if !self.body.is_empty() {
+                headers.set("grpc-message", percent_encoded(&self.body));
+            }
+            return vec![Part::Headers { headers, ends: true }];
+        }
+        if self.body.is_empty() {
+            headers.remove("content-length");
+            headers.remove("content-type");
+            return vec![Part::Headers { headers, ends: true }];
+        }
+        headers.set("content-length", self.body.len().to_string());
+        if headers.get("content-type").is_none() {
+            headers.add("content-type", "text/plain");
+        }
+        if request.get(":method") == Some("HEAD") {
+            return vec![Part::Headers { headers, ends: true }];
+        }
+        vec![Part::Headers { headers, ends: false }, Part::Data { data: self.body.clone(), ends: true }]
+    }
+}
+
+fn is_grpc(content_type: &str) -> bool {
+    let rest = content_type.strip_prefix("application/grpc");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+'))
+}
+
+/// The gRPC status that stands for an HTTP status (gRPC's own table, `http-grpc-status-mapping.md`).
+fn grpc_status(http: u16) -> u32 {
+    match http {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// The encoding of `grpc-message`: printable ASCII but `%` as it is.
+fn percent_encoded(text: &[u8]) -> String {
+    text.iter().fold(String::new(), |mut to, byte| {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => to.push(char::from(*byte)),
+            _ => to.push_str(&format!("%{byte:02X}")),
+        }
+        to
+    })
 }
 
 /// What became of a handshake.
@@ -106,9 +217,14 @@ impl Chain {
         &self.filters
     }
 
-    /// This thread's VMs; each is made when the first stream needs it.
+    /// This thread's VMs; each is made when the first stream needs it. No cluster is known to its filters.
     pub fn attach(&self) -> WorkerChain {
-        WorkerChain::new(self.clone())
+        self.attach_with(Rc::new(NoCallouts))
+    }
+
+    /// The same, with someone who carries the filters' calls to other services.
+    pub fn attach_with(&self, callouts: Rc<dyn Callouts>) -> WorkerChain {
+        WorkerChain::new(self.clone(), callouts)
     }
 }
 
@@ -120,39 +236,20 @@ pub struct ChainStream {
     /// The request before each filter, and as it went upstream.
     pub(crate) request: Kept,
     /// The response before each filter (last filter first), and as it went downstream.
-    pub(crate) response: Option<Kept>,
+    pub(crate) response: Kept,
     /// What filters put into the empty body callbacks of the handshake; it goes before the next data.
     pub(crate) early: [Vec<u8>; 2],
+    pub(crate) kind: StreamKind,
+    pub(crate) response_seen: bool,
+    pub(crate) response_out: bool,
 }
 
 /// A stream's place in one filter's VM.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Seat {
     /// Which VM of the filter: each replacement counts one up. 0 is none.
     pub(crate) life: u32,
     pub(crate) context: u32,
-    /// Bytes held back by a filter that answered Pause, by direction.
-    pub(crate) held: Option<Box<[Held; 2]>>,
-}
-
-#[derive(Default)]
-pub(crate) struct Held {
-    pub(crate) bytes: Vec<u8>,
-    /// Whether the filter is shown what it held (StopIterationAndBuffer) or only what is new (AndWatermark).
-    pub(crate) shown: bool,
-}
-
-impl Seat {
-    /// Shows a filter again what it held back, with what is new behind it.
-    #[cold]
-    pub(crate) fn show_held(&mut self, way: usize, data: &mut Vec<u8>) {
-        let Some(ways) = self.held.as_mut() else { return };
-        let Held { bytes, shown } = &mut ways[way];
-        if *shown {
-            bytes.append(data);
-            std::mem::swap(bytes, data);
-        }
-    }
 }
 
 impl ChainStream {
@@ -172,6 +269,18 @@ impl ChainStream {
         let rest = |path: &[u8]| Some(str::from_utf8(path).ok()?.strip_prefix(first)?.strip_prefix('\0')?.to_owned());
         let stored = self.shared.stored.borrow();
         stored.iter().filter_map(|(path, value)| Some((rest(path)?, value.to_vec()))).collect()
+    }
+
+    /// The answer of a filter in the server's place: its details are for logs, what the client gets comes
+    /// out of [`WorkerChain::pull`]. The request then goes nowhere.
+    pub fn answered(&self) -> Option<LocalResponse> {
+        self.shared.flow.borrow().as_ref().and_then(|flow| flow.answer.as_deref().cloned())
+    }
+
+    /// Whether a filter holds back something of this direction.
+    pub fn is_waiting(&self, way: Way) -> bool {
+        let flow = self.shared.flow.borrow();
+        flow.as_ref().is_some_and(|flow| flow.ways[way as usize].places.iter().any(|place| !place.is_idle()))
     }
 }
 

@@ -123,6 +123,8 @@ pub enum Cause {
     Held,
     /// The filter closed the stream during the handshake.
     Closed,
+    /// The VM that knew the stream was lost while its request or response was under way.
+    Lost,
 }
 
 impl Cause {
@@ -137,6 +139,7 @@ impl Cause {
             Cause::Paused => "paused",
             Cause::Held => "held",
             Cause::Closed => "closed",
+            Cause::Lost => "lost",
         }
     }
 }

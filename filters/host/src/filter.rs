@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wasmtime::InstancePre;
 
+use crate::foreign::ForeignFunctions;
 use crate::limits::FilterLimits;
 use crate::metrics::Counters;
 use crate::module::Exports;
@@ -66,6 +67,14 @@ pub struct FilterMetrics {
     pub reattached: u64,
     /// Log lines dropped by the rate limit.
     pub log_lines_dropped: u64,
+    /// Calls made to other services.
+    pub callouts: u64,
+    /// Calls refused because too many were under way.
+    pub callouts_refused: u64,
+    /// Times that the filter was left alone for a while because it failed again and again.
+    pub rests: u64,
+    /// Threads on which it rests now: `on_failure` is its verdict there.
+    pub resting: u64,
 }
 
 /// The ABI that a module speaks, by the version that it exports.
@@ -106,6 +115,7 @@ pub(crate) struct FilterInner {
     pub(crate) exports: Exports,
     pub(crate) pre: InstancePre<State>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) foreign: ForeignFunctions,
     pub(crate) metrics: Arc<Counters>,
     /// Length of a tick, in which the budgets below are counted.
     pub(crate) tick: Duration,

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,12 +11,15 @@ use sha2::{Digest, Sha256};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, Module, OptLevel, PoolingAllocationConfig, Val};
 
 use crate::abi::{Imports, wasi};
+use crate::callouts::SilentCallouts;
 use crate::error::{BuildError, HostError};
 use crate::filter::{Filter, FilterInner, FilterSpec, ticks};
+use crate::foreign::ForeignFunctions;
 use crate::limits::{HostLimits, TABLE_ELEMENTS_MAX};
 use crate::metrics::{Board, BoardCollector};
 use crate::module::{Exports, abi_version, custom_sections, missing_wasi};
 use crate::shared::Shared;
+use crate::state::Home;
 use crate::vm::{StartFailure, Vm};
 
 const WASM_MAGIC: [u8; 8] = [0, b'a', b's', b'm', 1, 0, 0, 0];
@@ -33,6 +37,7 @@ pub struct Host {
     imports: Imports,
     limits: HostLimits,
     shared: Arc<Shared>,
+    foreign: ForeignFunctions,
     board: Arc<Board>,
     /// Compiled modules, the most recently used last.
     compiled: Mutex<Vec<(String, Module)>>,
@@ -41,12 +46,25 @@ pub struct Host {
 impl Host {
     /// Makes the engine and starts the thread that enforces CPU budgets.
     pub fn new(limits: HostLimits) -> Result<Arc<Host>, HostError> {
+        Host::with_functions(limits, ForeignFunctions::default())
+    }
+
+    /// The same, with functions of our own for filters to call by name.
+    pub fn with_functions(limits: HostLimits, foreign: ForeignFunctions) -> Result<Arc<Host>, HostError> {
         limits.check()?;
         let engine = engine(&limits)?;
         let imports = Imports::new(&engine).map_err(|error| HostError::Engine(format!("{error:#}")))?;
         start_ticker(&engine, limits.epoch_tick)?;
         let shared = Arc::new(Shared::new(limits.clone()));
-        Ok(Arc::new(Host { engine, imports, limits, shared, board: Arc::default(), compiled: Mutex::default() }))
+        Ok(Arc::new(Host {
+            engine,
+            imports,
+            limits,
+            shared,
+            foreign,
+            board: Arc::default(),
+            compiled: Mutex::default(),
+        }))
     }
 
     /// Compiles, links, starts and configures a module once, as a test of it. Slow (hundreds of
@@ -79,9 +97,11 @@ impl Host {
             exports,
             pre,
             shared: self.shared.clone(),
+            foreign: self.foreign.clone(),
         });
         // The self-test: a VM that is thrown away at once.
-        match Vm::start(&inner, &inner.metrics.shard()) {
+        let home = Home { place: 0, life: 0, callouts: Rc::new(SilentCallouts) };
+        match Vm::start(&inner, &inner.metrics.shard(), &home) {
             Ok(vm) => vm.shut_down(),
             Err(failure) => return Err(failure.into()),
         }

@@ -2,12 +2,13 @@
 //! a filter can be given its own view again. Filters change little, so the first view is stored whole
 //! and each later one as what differs in the middle (usually nothing: 24 bytes).
 
+use crate::chain::{StreamToken, Way};
 use crate::headers::Headers;
 
 /// Views of one header map, in the order in which filters met it.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
-    base: Box<[u8]>,
+    base: Option<Box<[u8]>>,
     steps: Vec<Step>,
 }
 
@@ -18,49 +19,56 @@ struct Step {
     middle: Box<[u8]>,
 }
 
-/// Builds a [`Kept`]; its two buffers are used again for the next.
+/// Adds to a [`Kept`]. It remembers the last view that it added, for most come one behind the other;
+/// its two buffers are used again for the next.
 #[derive(Default)]
 pub(crate) struct Keeper {
     last: Vec<u8>,
     next: Vec<u8>,
-    kept: Kept,
-    views: usize,
+    last_of: Option<(StreamToken, Way)>,
 }
 
 impl Keeper {
-    pub(crate) fn begin(&mut self) {
-        self.kept = Kept::default();
-        self.views = 0;
-    }
-
-    /// The map as it is now is the next view.
-    pub(crate) fn push(&mut self, headers: &Headers) {
+    /// The map as it is now is the next view of a stream's way.
+    pub(crate) fn push(&mut self, of: (StreamToken, Way), kept: &mut Kept, headers: &Headers) {
         self.next.clear();
         encode(headers, &mut self.next);
-        if self.views == 0 {
-            self.kept.base = self.next.as_slice().into();
+        if kept.base.is_none() {
+            kept.base = Some(self.next.as_slice().into());
         } else {
-            self.kept.steps.push(difference(&self.last, &self.next));
+            if self.last_of != Some(of) {
+                self.last = kept.raw(kept.steps.len());
+            }
+            kept.steps.push(difference(&self.last, &self.next));
         }
-        self.views += 1;
+        self.last_of = Some(of);
         std::mem::swap(&mut self.last, &mut self.next);
-    }
-
-    pub(crate) fn finish(&mut self) -> Kept {
-        self.kept.steps.shrink_to_fit();
-        std::mem::take(&mut self.kept)
     }
 }
 
 impl Kept {
     /// View `index`; the last one if there are fewer.
     pub(crate) fn view(&self, index: usize) -> Headers {
-        let mut raw = self.base.to_vec();
+        decode(&self.raw(index))
+    }
+
+    fn raw(&self, index: usize) -> Vec<u8> {
+        let mut raw = self.base.as_deref().unwrap_or_default().to_vec();
         for step in self.steps.iter().take(index) {
             let suffix = raw.len() - step.suffix as usize;
             raw.splice(step.prefix as usize..suffix, step.middle.iter().copied());
         }
-        decode(&raw)
+        raw
+    }
+
+    /// Whether there is no view yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.base.is_none()
+    }
+
+    /// No view will be added.
+    pub(crate) fn shrink(&mut self) {
+        self.steps.shrink_to_fit();
     }
 
     pub(crate) fn last(&self) -> Headers {
@@ -70,7 +78,8 @@ impl Kept {
     /// Bytes on the heap.
     #[cfg(test)]
     fn bytes(&self) -> usize {
-        self.base.len() + self.steps.iter().map(|step| size_of::<Step>() + step.middle.len()).sum::<usize>()
+        self.base.as_ref().map_or(0, |base| base.len())
+            + self.steps.iter().map(|step| size_of::<Step>() + step.middle.len()).sum::<usize>()
     }
 }
 
@@ -144,12 +153,13 @@ mod tests {
         third.add("x-new", "1");
         let mut keeper = Keeper::default();
         for _ in 0..2 {
-            keeper.begin();
+            let (mut kept, mut other) = (Kept::default(), Kept::default());
+            let (this, that) = ((StreamToken::next(), Way::Request), (StreamToken::next(), Way::Response));
             for view in [&first, &second, &second, &third] {
-                keeper.push(view);
+                keeper.push(this, &mut kept, view);
+                keeper.push(that, &mut other, &first);
             }
-            let kept = keeper.finish();
-            let whole = kept.base.len();
+            let whole = kept.base.as_ref().unwrap().len();
             assert!(kept.bytes() < whole + 600, "{} of {whole}", kept.bytes());
             assert_eq!(
                 [kept.view(0), kept.view(1), kept.view(2), kept.last()],

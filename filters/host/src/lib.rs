@@ -13,9 +13,12 @@
 //! ```
 
 mod abi;
+mod callouts;
 mod chain;
 mod error;
 mod filter;
+mod flow;
+mod foreign;
 mod headers;
 mod host;
 mod kept;
@@ -29,9 +32,13 @@ mod state;
 mod vm;
 mod worker;
 
-pub use chain::{Chain, ChainStream, LocalResponse, Opening, Properties, StreamEnd, StreamToken};
+pub use callouts::{CalloutEvent, CalloutId, CalloutRefusal, Callouts, GrpcCall, HttpCall};
+pub use chain::{
+    Chain, ChainStream, LocalResponse, Opening, Part, Properties, StreamEnd, StreamKind, StreamToken, Way,
+};
 pub use error::{BuildError, Cause, HostError};
 pub use filter::{Filter, FilterMetrics, FilterSpec, OnFailure};
+pub use foreign::{ForeignFunctions, ForeignRefusal};
 pub use headers::Headers;
 pub use host::Host;
 pub use limits::{FilterLimits, HostLimits};

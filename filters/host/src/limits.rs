@@ -96,6 +96,8 @@ pub struct FilterLimits {
     pub body_bytes_max: usize,
     /// Bytes of `proxy_set_property` per stream.
     pub stored_bytes_max: usize,
+    /// Calls to other services that one VM may have under way.
+    pub callouts_max: usize,
 }
 
 impl Default for FilterLimits {
@@ -109,6 +111,7 @@ impl Default for FilterLimits {
             held_bytes_max: 1 << 20,
             body_bytes_max: 4 << 20,
             stored_bytes_max: 16 << 10,
+            callouts_max: 256,
         }
     }
 }

@@ -121,6 +121,10 @@ fn add(sum: &mut FilterMetrics, shard: &Shard) {
     sum.vms_created += read(&shard.vms_created);
     sum.vms = (sum.vms + read(&shard.vms_created)).saturating_sub(read(&shard.vms_dropped));
     sum.reattached += read(&shard.reattached);
+    sum.callouts += read(&shard.callouts);
+    sum.callouts_refused += read(&shard.callouts_refused);
+    sum.rests += read(&shard.rests);
+    sum.resting += read(&shard.resting);
     sum.log_lines_dropped += read(&shard.log_lines_dropped);
     sum.streams = (sum.streams + read(&shard.streams_opened)).saturating_sub(read(&shard.streams_closed));
 }
@@ -142,7 +146,7 @@ impl Board {
 }
 
 type Read = fn(&FilterMetrics) -> u64;
-const COUNTERS: [(&str, &str, Read); 9] = [
+const COUNTERS: [(&str, &str, Read); 12] = [
     ("bawaba_filter_calls_total", "Callbacks into a filter.", |m| m.calls),
     ("bawaba_filter_traps_total", "Callbacks that ended abnormally.", |m| m.traps),
     ("bawaba_filter_budget_exceeded_total", "Callbacks cut for their CPU budget.", |m| m.budget_exceeded),
@@ -152,9 +156,15 @@ const COUNTERS: [(&str, &str, Read); 9] = [
     ("bawaba_filter_vms_created_total", "VMs made.", |m| m.vms_created),
     ("bawaba_filter_reattached_total", "Streams attached again after their VM was lost.", |m| m.reattached),
     ("bawaba_filter_log_lines_dropped_total", "Log lines dropped by the rate limit.", |m| m.log_lines_dropped),
+    ("bawaba_filter_callouts_total", "Calls made to other services.", |m| m.callouts),
+    ("bawaba_filter_callouts_refused_total", "Calls refused because too many were under way.", |m| m.callouts_refused),
+    ("bawaba_filter_rests_total", "Times that a filter rested after repeated failure.", |m| m.rests),
 ];
-const GAUGES: [(&str, &str, Read); 2] =
-    [("bawaba_filter_vms", "VMs alive.", |m| m.vms), ("bawaba_filter_streams", "Streams open.", |m| m.streams)];
+const GAUGES: [(&str, &str, Read); 3] = [
+    ("bawaba_filter_vms", "VMs alive.", |m| m.vms),
+    ("bawaba_filter_streams", "Streams open.", |m| m.streams),
+    ("bawaba_filter_resting", "Workers on which a filter rests: on_failure is its verdict there.", |m| m.resting),
+];
 
 /// Puts the board into a prometheus registry.
 pub(crate) struct BoardCollector {

@@ -7,6 +7,7 @@ use wasmtime::{
 
 use crate::abi::Imports;
 use crate::abi::wasi;
+use crate::chain::Way;
 use crate::error::BuildError;
 use crate::filter::AbiVersion;
 use crate::state::State;
@@ -28,11 +29,31 @@ pub(crate) struct Exports {
     on_request_body: Option<ModuleExport>,
     on_response_headers: Option<ModuleExport>,
     on_response_body: Option<ModuleExport>,
+    on_request_trailers: Option<ModuleExport>,
+    on_response_trailers: Option<ModuleExport>,
+    on_http_call_response: Option<ModuleExport>,
+    on_grpc_receive_initial_metadata: Option<ModuleExport>,
+    on_grpc_receive: Option<ModuleExport>,
+    on_grpc_receive_trailing_metadata: Option<ModuleExport>,
+    on_grpc_close: Option<ModuleExport>,
     on_done: Option<ModuleExport>,
     on_log: Option<ModuleExport>,
     on_delete: Option<ModuleExport>,
     old_headers: bool,
 }
+
+/// Callbacks of the ABI that no HTTP filter gets, with their parameters and results.
+const NEVER_CALLED: [(&str, usize, usize); 9] = [
+    ("proxy_validate_configuration", 2, 1),
+    ("proxy_on_new_connection", 1, 1),
+    ("proxy_on_downstream_data", 3, 1),
+    ("proxy_on_upstream_data", 3, 1),
+    ("proxy_on_downstream_connection_close", 2, 0),
+    ("proxy_on_upstream_connection_close", 2, 0),
+    ("proxy_on_request_metadata", 2, 1),
+    ("proxy_on_response_metadata", 2, 1),
+    ("proxy_on_foreign_function", 3, 0),
+];
 
 type Entry<P, R> = Option<TypedFunc<P, R>>;
 
@@ -57,6 +78,13 @@ pub(crate) struct Callbacks {
     pub(crate) on_request_body: Entry<(u32, u32, u32), u32>,
     pub(crate) on_response_headers: Option<HeadersEntry>,
     pub(crate) on_response_body: Entry<(u32, u32, u32), u32>,
+    pub(crate) on_request_trailers: Entry<(u32, u32), u32>,
+    pub(crate) on_response_trailers: Entry<(u32, u32), u32>,
+    pub(crate) on_http_call_response: Entry<(u32, u32, u32, u32, u32), ()>,
+    pub(crate) on_grpc_receive_initial_metadata: Entry<(u32, u32, u32), ()>,
+    pub(crate) on_grpc_receive: Entry<(u32, u32, u32), ()>,
+    pub(crate) on_grpc_receive_trailing_metadata: Entry<(u32, u32, u32), ()>,
+    pub(crate) on_grpc_close: Entry<(u32, u32, u32), ()>,
     pub(crate) on_done: Entry<u32, u32>,
     pub(crate) on_log: Entry<u32, ()>,
     pub(crate) on_delete: Entry<u32, ()>,
@@ -92,6 +120,11 @@ impl Exports {
             None => find("proxy_on_memory_allocate", 1, 1)?
                 .ok_or(BuildError::MissingExport("proxy_on_memory_allocate (or malloc)"))?,
         };
+        // Callbacks of TCP filters, of HTTP/2 metadata and of foreign functions: nothing here calls them, as
+        // nothing in Envoy's HTTP filter does, but one with a wrong signature is a mistake to be told of.
+        for (name, parameters, results) in NEVER_CALLED {
+            find(name, parameters, results)?;
+        }
         Ok(Exports {
             memory,
             malloc,
@@ -108,6 +141,13 @@ impl Exports {
             on_request_body: find("proxy_on_request_body", 3, 1)?,
             on_response_headers: find("proxy_on_response_headers", headers, 1)?,
             on_response_body: find("proxy_on_response_body", 3, 1)?,
+            on_request_trailers: find("proxy_on_request_trailers", 2, 1)?,
+            on_response_trailers: find("proxy_on_response_trailers", 2, 1)?,
+            on_http_call_response: find("proxy_on_http_call_response", 5, 0)?,
+            on_grpc_receive_initial_metadata: find("proxy_on_grpc_receive_initial_metadata", 3, 0)?,
+            on_grpc_receive: find("proxy_on_grpc_receive", 3, 0)?,
+            on_grpc_receive_trailing_metadata: find("proxy_on_grpc_receive_trailing_metadata", 3, 0)?,
+            on_grpc_close: find("proxy_on_grpc_close", 3, 0)?,
             on_done: find("proxy_on_done", 1, 1)?,
             on_log: find("proxy_on_log", 1, 0)?,
             on_delete: find("proxy_on_delete", 1, 0)?,
@@ -117,17 +157,24 @@ impl Exports {
 
     /// Whether any callback of a stream is there; without one, streams cost nothing.
     pub(crate) fn sees_streams(&self) -> bool {
-        let stream =
-            [&self.on_request_headers, &self.on_request_body, &self.on_response_headers, &self.on_response_body];
-        stream.iter().any(|entry| entry.is_some()) || self.on_context_create.is_some() || self.on_log.is_some()
+        let stream = [
+            &self.on_request_headers,
+            &self.on_request_body,
+            &self.on_request_trailers,
+            &self.on_response_headers,
+            &self.on_response_body,
+            &self.on_response_trailers,
+            &self.on_context_create,
+            &self.on_done,
+            &self.on_log,
+            &self.on_delete,
+        ];
+        stream.iter().any(|entry| entry.is_some())
     }
 
-    pub(crate) fn sees_request_body(&self) -> bool {
-        self.on_request_body.is_some()
-    }
-
-    pub(crate) fn sees_response_body(&self) -> bool {
-        self.on_response_body.is_some()
+    #[inline]
+    pub(crate) fn sees_body(&self, way: Way) -> bool {
+        if way == Way::Request { self.on_request_body.is_some() } else { self.on_response_body.is_some() }
     }
 
     pub(crate) fn malloc(
@@ -162,6 +209,13 @@ impl Exports {
             on_request_body: get!(on_request_body),
             on_response_headers: self.headers_entry(instance, &mut store, &self.on_response_headers)?,
             on_response_body: get!(on_response_body),
+            on_request_trailers: get!(on_request_trailers),
+            on_response_trailers: get!(on_response_trailers),
+            on_http_call_response: get!(on_http_call_response),
+            on_grpc_receive_initial_metadata: get!(on_grpc_receive_initial_metadata),
+            on_grpc_receive: get!(on_grpc_receive),
+            on_grpc_receive_trailing_metadata: get!(on_grpc_receive_trailing_metadata),
+            on_grpc_close: get!(on_grpc_close),
             on_done: get!(on_done),
             on_log: get!(on_log),
             on_delete: get!(on_delete),

@@ -16,7 +16,8 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    pub(crate) fn strike(&mut self, now: Instant) {
+    /// Counts a failure; whether the filter rests now.
+    pub(crate) fn strike(&mut self, now: Instant) -> bool {
         if let Some(last) = self.last {
             let forgotten = now.saturating_duration_since(last).as_secs().min(u64::from(u32::MAX)) as u32;
             self.strikes = self.strikes.saturating_sub(forgotten);
@@ -26,7 +27,9 @@ impl Rest {
         if let Some(over @ 1..) = self.strikes.checked_sub(STRIKES_FREE) {
             let rest = REST_MIN.saturating_mul(1 << (over - 1).min(16)).min(REST_MAX);
             self.until = Some(now + rest);
+            return true;
         }
+        false
     }
 
     /// Whether a new VM may be tried.

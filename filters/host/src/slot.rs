@@ -1,12 +1,15 @@
 //! One filter's place on one thread: its VM, thrown away when it fails and made again on demand.
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::callouts::Callouts;
 use crate::error::Cause;
 use crate::filter::Filter;
 use crate::rest::Rest;
-use crate::state::Shard;
+use crate::state::{Home, Shard, count};
 use crate::vm::{StartFailure, Vm};
 
 pub(crate) struct Slot {
@@ -16,12 +19,14 @@ pub(crate) struct Slot {
     pub(crate) life: u32,
     rest: Rest,
     pub(crate) counters: Arc<Shard>,
+    place: usize,
+    callouts: Rc<dyn Callouts>,
 }
 
 impl Slot {
-    pub(crate) fn new(filter: &Filter) -> Self {
+    pub(crate) fn new(filter: &Filter, place: usize, callouts: Rc<dyn Callouts>) -> Self {
         let counters = filter.inner.metrics.shard();
-        Slot { filter: filter.clone(), vm: None, life: 0, rest: Rest::default(), counters }
+        Slot { filter: filter.clone(), vm: None, life: 0, rest: Rest::default(), counters, place, callouts }
     }
 
     /// The VM, made if there is none and its rest is over.
@@ -31,15 +36,20 @@ impl Slot {
             if !self.rest.is_over(now) {
                 return Err(Cause::Resting);
             }
-            let vm = Vm::start(&self.filter.inner, &self.counters).map_err(|failure| self.not_started(failure))?;
-            self.life = self.life.checked_add(1).unwrap_or(1);
-            self.vm = Some(vm);
+            self.counters.resting.store(0, Ordering::Relaxed);
+            let life = self.life.checked_add(1).unwrap_or(1);
+            let home = Home { place: self.place, life, callouts: self.callouts.clone() };
+            match Vm::start(&self.filter.inner, &self.counters, &home) {
+                Ok(vm) => (self.vm, self.life) = (Some(vm), life),
+                Err(failure) => return Err(self.not_started(failure)),
+            }
         }
         self.vm.as_mut().ok_or(Cause::Start)
     }
 
     #[cold]
-    fn not_started(&self, failure: StartFailure) -> Cause {
+    fn not_started(&mut self, failure: StartFailure) -> Cause {
+        self.strike();
         tracing::error!(target: "bawaba::filter", filter = &**self.filter.name(), ?failure, "no VM could be made");
         Cause::Start
     }
@@ -48,6 +58,20 @@ impl Slot {
     #[cold]
     pub(crate) fn lose_vm(&mut self) {
         self.vm = None;
-        self.rest.strike(Instant::now());
+        self.strike();
+    }
+
+    /// After some failures in a row the filter rests, and `on_failure` is the verdict meanwhile.
+    fn strike(&mut self) {
+        if self.rest.strike(Instant::now()) {
+            count(&self.counters.rests);
+            self.counters.resting.store(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.counters.resting.store(0, Ordering::Relaxed);
     }
 }

@@ -12,8 +12,10 @@ use wasmtime::{Memory, ResourceLimiter, TypedFunc, UpdateDeadline};
 
 use crate::abi::log::LogGate;
 use crate::abi::metrics::MetricTable;
-use crate::chain::{LocalResponse, Properties, StreamToken};
+use crate::callouts::{Callouts, Table, Told};
+use crate::chain::{LocalResponse, Properties, StreamToken, Way};
 use crate::filter::FilterInner;
+use crate::flow::{Flow, Place};
 use crate::headers::Headers;
 use crate::shared::Mailbox;
 
@@ -31,8 +33,10 @@ pub(crate) enum Phase {
     Configure,
     RequestHeaders,
     RequestBody,
+    RequestTrailers,
     ResponseHeaders,
     ResponseBody,
+    ResponseTrailers,
     /// `on_log`: headers are readable only.
     Log,
 }
@@ -46,13 +50,15 @@ pub(crate) struct Call {
     pub(crate) phase: Phase,
     /// After `proxy_continue_stream` Envoy takes the request's headers and body away.
     pub(crate) request_gone: bool,
+    /// A body callback with nothing behind it: trailers may be added.
+    pub(crate) ends: bool,
 }
 
 impl Call {
     pub(crate) const IDLE: Call = Call::new(VM_CONTEXT, Phase::Quiet);
 
     pub(crate) const fn new(context: u32, phase: Phase) -> Self {
-        Call { context, effective: 0, phase, request_gone: false }
+        Call { context, effective: 0, phase, request_gone: false, ends: false }
     }
 
     /// The phase as seen from the effective context: another stream has nothing under way.
@@ -76,6 +82,24 @@ pub(crate) struct StreamShared {
     pub(crate) stored: RefCell<Vec<(Box<[u8]>, Box<[u8]>)>>,
     /// Counts what filters stored: who reads it sees whether anything is new.
     pub(crate) stored_version: Cell<u32>,
+    /// What stopped on its way; nothing for most streams.
+    pub(crate) flow: RefCell<Option<Box<Flow>>>,
+    /// What a filter (by its place) asked for the stream outside the stream's own callbacks.
+    pub(crate) asked: RefCell<Option<(usize, Asked)>>,
+}
+
+impl StreamShared {
+    pub(crate) fn new(token: StreamToken, properties: Rc<dyn Properties>) -> Rc<Self> {
+        let (stored, stored_version, flow, asked) = Default::default();
+        Rc::new(StreamShared { token, properties, stored, stored_version, flow, asked })
+    }
+
+    /// Runs `f` on where a filter stopped a direction, if it did.
+    pub(crate) fn stopped<R>(&self, way: Way, place: usize, f: impl FnOnce(&mut Place) -> R) -> Option<R> {
+        let mut flow = self.flow.borrow_mut();
+        let place = flow.as_mut()?.place(way, place);
+        (!place.is_idle()).then(|| f(place))
+    }
 }
 
 /// What the body was before the guest touched it, so that a failure can put it back.
@@ -87,6 +111,27 @@ pub(crate) enum Original {
     Prefix(usize),
     /// Replaced: the original is in `spare`.
     Spare,
+}
+
+/// Whether what a VM did while it started can be had again from an image of its memory: nothing that it
+/// learned (the time, randomness, shared data) or told others may be in it.
+pub(crate) struct Starting {
+    pub(crate) is_pure: bool,
+}
+
+impl Starting {
+    #[inline]
+    pub(crate) fn impure(&mut self) {
+        self.is_pure = false;
+    }
+}
+
+/// Where a VM lives: its filter's place in a worker chain, which life of that place it is, and who
+/// carries its calls.
+pub(crate) struct Home {
+    pub(crate) place: usize,
+    pub(crate) life: u32,
+    pub(crate) callouts: Rc<dyn Callouts>,
 }
 
 pub(crate) struct State {
@@ -102,12 +147,24 @@ pub(crate) struct State {
     pub(crate) original: Original,
     pub(crate) request: Headers,
     pub(crate) response: Headers,
+    /// Trailers under way, or those that a guest adds behind a body.
+    pub(crate) trailers: Option<Headers>,
+    /// The filter's place in its chain.
+    pub(crate) place: usize,
+    pub(crate) callouts: Table,
+    /// What came of a call, while the guest is told of it.
+    pub(crate) told: Option<Box<Told>>,
+    /// `proxy_get_status`: how the last call ended.
+    pub(crate) call_status: (u32, String),
     pub(crate) contexts: HashMap<u32, Rc<StreamShared>>,
     next_context: u32,
     /// At most one entry a context; empty nearly always.
     pub(crate) asked: Vec<(u32, Asked)>,
+    /// Directions that go on after a pause.
+    pub(crate) resumed: Vec<(u32, Way)>,
     pub(crate) tick_period: Option<Duration>,
     pub(crate) next_tick: Option<Instant>,
+    pub(crate) starting: Starting,
     pub(crate) log: LogGate,
     pub(crate) metrics: MetricTable,
     pub(crate) mailbox: Arc<Mailbox>,
@@ -115,9 +172,16 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(filter: Arc<FilterInner>, counters: Arc<Shard>) -> Self {
+    pub(crate) fn new(filter: Arc<FilterInner>, counters: Arc<Shard>, home: &Home) -> Self {
         let limits = &filter.limits;
         State {
+            callouts: Table::new(home.callouts.clone(), home.place, home.life, limits.callouts_max),
+            place: home.place,
+            told: None,
+            starting: Starting { is_pure: true },
+            call_status: (0, String::new()),
+            trailers: None,
+            resumed: Vec::new(),
             limiter: Limiter { memory_bytes_max: limits.memory_bytes_max, bytes: 0, refused: false },
             budget: Budget::new(filter.start_ticks, filter.tick),
             log: LogGate::new(limits.log_lines_per_second_max),
@@ -176,6 +240,13 @@ impl State {
             Some((_, Asked::Respond(_))) => {}
             Some((_, close)) => *close = asked,
             None => self.asked.push((context, asked)),
+        }
+    }
+
+    /// Notes that a direction of a stream goes on.
+    pub(crate) fn resume(&mut self, context: u32, way: Way) {
+        if self.contexts.contains_key(&context) && !self.resumed.contains(&(context, way)) {
+            self.resumed.push((context, way));
         }
     }
 
@@ -261,6 +332,10 @@ pub(crate) struct Shard {
     pub(crate) vms_dropped: AtomicU64,
     pub(crate) reattached: AtomicU64,
     pub(crate) log_lines_dropped: AtomicU64,
+    pub(crate) callouts: AtomicU64,
+    pub(crate) callouts_refused: AtomicU64,
+    pub(crate) rests: AtomicU64,
+    pub(crate) resting: AtomicU64,
     pub(crate) streams_opened: AtomicU64,
     pub(crate) streams_closed: AtomicU64,
 }

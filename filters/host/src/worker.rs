@@ -1,13 +1,19 @@
 //! One thread's instance of a chain: a VM for each filter, made when first needed and replaced when
-//! it fails, and the way of handshakes and bytes through them. Knows nothing of frames or sockets.
+//! it fails, and the way of requests, responses and upgraded bytes through them. Knows nothing of
+//! frames or sockets.
 
-use std::cell::{Cell, RefCell};
+mod seats;
+mod steps;
+
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::chain::{Chain, ChainStream, Opening, Properties, Seat, StreamEnd, StreamToken};
+use crate::callouts::{CalloutEvent, CalloutId, Callouts};
+use crate::chain::{
+    Chain, ChainStream, LocalResponse, Opening, Part, Properties, StreamEnd, StreamKind, StreamToken, Way,
+};
 use crate::error::Cause;
-use crate::filter::OnFailure;
+use crate::flow::Flow;
 use crate::headers::Headers;
 use crate::kept::Keeper;
 use crate::slot::Slot;
@@ -17,17 +23,28 @@ use crate::vm::Vm;
 /// How late a VM may learn of an item that another thread put into its shared queue.
 const QUEUE_POLL: Duration = Duration::from_millis(20);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Request = 0,
-    Response = 1,
+/// Why a part of a stream goes no further.
+pub(crate) enum Halt {
+    /// The stream ends.
+    End(StreamEnd),
+    /// A filter answered.
+    Answer(Box<LocalResponse>),
 }
 
-/// What the next filter gets.
-enum Step {
-    On,
-    /// Held back: no further filter sees anything of it.
-    Stop,
+impl From<StreamEnd> for Halt {
+    fn from(end: StreamEnd) -> Self {
+        Halt::End(end)
+    }
+}
+
+/// After the head has gone out only a close is left of an answer.
+impl From<Halt> for StreamEnd {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::End(end) => end,
+            Halt::Answer(response) => StreamEnd::LocalResponse(*response),
+        }
+    }
 }
 
 /// One thread's instance of a [`Chain`].
@@ -36,15 +53,18 @@ pub struct WorkerChain {
     slots: Box<[Slot]>,
     keeper: Keeper,
     closed: Vec<StreamToken>,
+    woken: Vec<StreamToken>,
 }
 
 impl WorkerChain {
-    pub(crate) fn new(chain: Chain) -> Self {
+    pub(crate) fn new(chain: Chain, callouts: Rc<dyn Callouts>) -> Self {
+        let slots = chain.filters().iter().enumerate();
         WorkerChain {
-            slots: chain.filters().iter().map(Slot::new).collect(),
+            slots: slots.map(|(place, filter)| Slot::new(filter, place, callouts.clone())).collect(),
             chain,
             keeper: Keeper::default(),
             closed: Vec::new(),
+            woken: Vec::new(),
         }
     }
 
@@ -53,9 +73,10 @@ impl WorkerChain {
         &self.chain
     }
 
-    /// A handshake: `on_context_create`, `on_request_headers` (not the end of the stream) and an empty
-    /// `on_request_body`, filter by filter, as Envoy does for an upgrade. `request` leaves as the
-    /// filters want it to go upstream.
+    /// A handshake that is judged at once: `on_context_create`, `on_request_headers` (not the end of the
+    /// stream) and an empty `on_request_body`, filter by filter, as Envoy does for an upgrade. `request`
+    /// leaves as the filters want it to go upstream. A filter that pauses gives no verdict here: use
+    /// [`WorkerChain::begin`] where filters may wait for calls to other services.
     pub fn open(&mut self, request: &mut Headers, properties: Rc<dyn Properties>) -> Opening {
         self.open_as(StreamToken::next(), request, properties)
     }
@@ -67,9 +88,9 @@ impl WorkerChain {
     pub fn reopen(&mut self, old: &ChainStream) -> Opening {
         let mut request = old.request.view(0);
         let opening = self.open_as(old.token(), &mut request, old.shared.properties.clone());
-        match (opening, &old.response) {
-            (Opening::Stream(mut stream), Some(response)) => {
-                match self.response_headers(&mut stream, &mut response.view(0)) {
+        match opening {
+            Opening::Stream(mut stream) if !old.response.is_empty() => {
+                match self.response_headers(&mut stream, &mut old.response.view(0)) {
                     Ok(()) => Opening::Stream(stream),
                     Err(end) => {
                         self.close(stream);
@@ -77,106 +98,177 @@ impl WorkerChain {
                     }
                 }
             }
-            (opening, _) => opening,
+            opening => opening,
         }
     }
 
     fn open_as(&mut self, token: StreamToken, request: &mut Headers, properties: Rc<dyn Properties>) -> Opening {
-        let shared =
-            Rc::new(StreamShared { token, properties, stored: RefCell::default(), stored_version: Cell::new(0) });
-        let mut stream = ChainStream {
-            shared,
-            seats: self.slots.iter().map(|_| Seat::default()).collect(),
-            request: Default::default(),
-            response: None,
-            early: Default::default(),
+        let mut stream = self.begin_as(token, properties, StreamKind::Upgrade);
+        let part = Part::Headers { headers: std::mem::take(request), ends: false };
+        let result = self.advance(&mut stream, Way::Request, part);
+        let end = match result {
+            Ok(parts) => match self.opened(&mut stream, request, parts) {
+                Ok(()) => return Opening::Stream(stream),
+                Err(end) => end,
+            },
+            Err(Halt::Answer(response)) => self.refusal(&mut stream, response),
+            Err(Halt::End(end)) => end,
         };
-        for slot in &self.slots {
-            count(&slot.counters.streams_opened);
-        }
-        let entered = self.enter_all(&mut stream, request);
-        stream.request = self.keeper.finish();
-        let result = entered.and_then(|()| {
-            let mut early = Vec::new();
-            self.pass(&mut stream, Way::Request, &mut early)?;
-            stream.early[Way::Request as usize] = early;
-            Ok(())
-        });
-        match result {
-            Ok(()) => Opening::Stream(stream),
-            Err(end) => {
-                self.close(stream);
-                end.into()
+        *request = stream.request.last();
+        self.close(stream);
+        end.into()
+    }
+
+    /// The head as it goes upstream; a handshake that something holds back is refused.
+    fn opened(&mut self, stream: &mut ChainStream, request: &mut Headers, parts: Vec<Part>) -> Result<(), StreamEnd> {
+        for part in parts {
+            match part {
+                Part::Headers { headers, .. } => *request = headers,
+                Part::Data { data, .. } => stream.early[Way::Request as usize].extend_from_slice(&data),
+                Part::Trailers(_) => {}
             }
+        }
+        let paused = (0..self.slots.len()).find(|index| {
+            stream.shared.stopped(Way::Request, *index, |place| place.head.is_some()).unwrap_or_default()
+        });
+        match paused {
+            Some(index) => self.refuse(index, Cause::Paused),
+            None => Ok(()),
         }
     }
 
-    fn enter_all(&mut self, stream: &mut ChainStream, request: &mut Headers) -> Result<(), StreamEnd> {
-        self.keeper.begin();
-        self.keeper.push(request);
-        for index in 0..self.slots.len() {
-            if self.slots[index].filter.inner.exports.sees_streams() {
-                self.enter(index, stream, request)?;
+    /// An answer to a handshake as the client gets it: the filters see it pass like any response.
+    fn refusal(&mut self, stream: &mut ChainStream, response: Box<LocalResponse>) -> StreamEnd {
+        let mut whole = response.clone();
+        if let Err(end) = self.answer(stream, *response) {
+            return end;
+        }
+        (whole.headers, whole.body) = Default::default();
+        while let Some(part) = self.pull(stream, Way::Response) {
+            match part {
+                Part::Headers { headers, .. } => whole.headers = headers,
+                Part::Data { data, .. } => whole.body.extend_from_slice(&data),
+                Part::Trailers(_) => {}
             }
-            self.keeper.push(request);
+        }
+        if let Some(status) = whole.headers.get(":status").and_then(|status| status.parse().ok()) {
+            whole.status = status;
+        }
+        whole.headers.remove(":status");
+        StreamEnd::LocalResponse(*whole)
+    }
+
+    /// A stream of which nothing came yet. What comes goes in by [`WorkerChain::push`] and out by
+    /// [`WorkerChain::pull`].
+    pub fn begin(&mut self, properties: Rc<dyn Properties>, kind: StreamKind) -> ChainStream {
+        self.begin_as(StreamToken::next(), properties, kind)
+    }
+
+    fn begin_as(&mut self, token: StreamToken, properties: Rc<dyn Properties>, kind: StreamKind) -> ChainStream {
+        for slot in &self.slots {
+            count(&slot.counters.streams_opened);
+        }
+        ChainStream {
+            shared: StreamShared::new(token, properties),
+            seats: vec![Default::default(); self.slots.len()].into(),
+            request: Default::default(),
+            response: Default::default(),
+            early: Default::default(),
+            kind,
+            response_seen: false,
+            response_out: false,
+        }
+    }
+
+    /// A part came. Afterwards take what passed, both ways: an answer of a filter comes out as a response,
+    /// and [`ChainStream::answered`] then says so.
+    pub fn push(&mut self, stream: &mut ChainStream, way: Way, part: Part) -> Result<(), StreamEnd> {
+        if stream.answered().is_some() {
+            return Ok(()); // nobody reads the request, nobody else may answer
+        }
+        match self.advance(stream, way, part) {
+            Ok(parts) => {
+                self.put_out(stream, way, parts);
+                Ok(())
+            }
+            Err(Halt::Answer(response)) => self.answer(stream, *response),
+            Err(Halt::End(end)) => Err(end),
+        }
+    }
+
+    /// The next part that passed all filters on this way.
+    pub fn pull(&mut self, stream: &mut ChainStream, way: Way) -> Option<Part> {
+        let mut flow = stream.shared.flow.borrow_mut();
+        flow.as_mut()?.ways[way as usize].out.pop_front()
+    }
+
+    /// Lets a stream go on that [`WorkerChain::take_woken`] named. Afterwards take what passed.
+    pub fn wake(&mut self, stream: &mut ChainStream) -> Result<(), StreamEnd> {
+        let asked = stream.shared.asked.borrow_mut().take();
+        match asked {
+            Some((index, Asked::Close)) => return Err(self.closed_by(index)),
+            Some((_, Asked::Respond(response))) => return self.answer(stream, *response),
+            None => {}
+        }
+        for way in [Way::Request, Way::Response] {
+            match self.go_on(stream, way) {
+                Ok(parts) => self.put_out(stream, way, parts),
+                Err(Halt::Answer(response)) => return self.answer(stream, *response),
+                Err(Halt::End(end)) => return Err(end),
+            }
         }
         Ok(())
     }
 
-    /// The stream's first callbacks in one filter.
-    fn enter(&mut self, index: usize, stream: &mut ChainStream, request: &mut Headers) -> Result<(), StreamEnd> {
-        let before = request.clone();
-        let result = self.take_seat(index, stream).and_then(|()| {
-            let slot = &mut self.slots[index];
-            let vm = slot.vm.as_mut().ok_or(Cause::Start)?;
-            vm.request_headers(stream.seats[index].context, request)
-        });
-        match result {
-            Ok(status) => self.settle_headers(index, stream, status),
-            Err(cause) => {
-                *request = before;
-                self.fail(index, cause)
-            }
+    fn put_out(&mut self, stream: &mut ChainStream, way: Way, parts: Vec<Part>) {
+        let mut flow = stream.shared.flow.borrow_mut();
+        if !parts.is_empty() {
+            let flow = flow.get_or_insert_with(|| Box::new(Flow::new(self.slots.len())));
+            flow.ways[way as usize].out.extend(parts);
+        }
+        if flow.as_ref().is_some_and(|flow| flow.is_idle()) {
+            *flow = None;
         }
     }
 
-    /// Headers were judged: what was asked comes first, then a pause that nothing will end.
-    fn settle_headers(&mut self, index: usize, stream: &ChainStream, status: u32) -> Result<(), StreamEnd> {
-        self.settle_asked(index, stream)?;
-        if status == 0 { Ok(()) } else { self.refuse(index, Cause::Paused) }
+    /// A filter answered: before any response it passes the filters like one; when a head has come but not
+    /// gone out it takes its place; afterwards only a close is left. As in Envoy.
+    fn answer(&mut self, stream: &mut ChainStream, response: LocalResponse) -> Result<(), StreamEnd> {
+        if stream.response_out || stream.answered().is_some() {
+            return Err(StreamEnd::LocalResponse(response));
+        }
+        let mut flow = Box::new(Flow::new(self.slots.len()));
+        let parts = response.parts(&stream.request.view(0));
+        flow.answer = Some(Box::new(response));
+        *stream.shared.flow.borrow_mut() = Some(flow);
+        if stream.response_seen {
+            stream.response_out = true;
+            self.put_out(stream, Way::Response, parts);
+            return Ok(());
+        }
+        for part in parts {
+            let passed = self.advance(stream, Way::Response, part)?;
+            self.put_out(stream, Way::Response, passed);
+        }
+        Ok(())
     }
 
     /// The server's answer to the handshake: `on_response_headers` and an empty `on_response_body`, last filter first.
     pub fn response_headers(&mut self, stream: &mut ChainStream, response: &mut Headers) -> Result<(), StreamEnd> {
-        self.keeper.begin();
-        self.keeper.push(response);
-        for index in (0..self.slots.len()).rev() {
-            if self.slots[index].filter.inner.exports.sees_streams() {
-                self.respond(index, stream, response)?;
+        let part = Part::Headers { headers: std::mem::take(response), ends: false };
+        for part in self.advance(stream, Way::Response, part)? {
+            match part {
+                Part::Headers { headers, .. } => *response = headers,
+                Part::Data { data, .. } => stream.early[Way::Response as usize].extend_from_slice(&data),
+                Part::Trailers(_) => {}
             }
-            self.keeper.push(response);
         }
-        stream.response = Some(self.keeper.finish());
-        let mut early = Vec::new();
-        self.pass(stream, Way::Response, &mut early)?;
-        stream.early[Way::Response as usize] = early;
-        Ok(())
-    }
-
-    fn respond(&mut self, index: usize, stream: &mut ChainStream, response: &mut Headers) -> Result<(), StreamEnd> {
-        let before = response.clone();
-        self.ensure_seat(index, stream)?;
-        if stream.seats[index].life != self.slots[index].life {
-            return Ok(()); // no VM, and its failure lets things pass
-        }
-        let slot = &mut self.slots[index];
-        let Some(vm) = slot.vm.as_mut() else { return Ok(()) };
-        match vm.response_headers(stream.seats[index].context, response) {
-            Ok(status) => self.settle_headers(index, stream, status),
-            Err(cause) => {
-                *response = before;
-                self.fail(index, cause)
-            }
+        let paused = (0..self.slots.len()).find(|index| {
+            stream.shared.stopped(Way::Response, *index, |place| place.head.is_some()).unwrap_or_default()
+        });
+        match paused {
+            Some(index) => self.refuse(index, Cause::Paused),
+            None => Ok(()),
         }
     }
 
@@ -194,110 +286,38 @@ impl WorkerChain {
         Ok(())
     }
 
-    #[inline]
-    fn pass(&mut self, stream: &mut ChainStream, way: Way, data: &mut Vec<u8>) -> Result<(), StreamEnd> {
-        let count = self.slots.len();
-        for place in 0..count {
-            let index = if way == Way::Request { place } else { count - 1 - place };
-            if let Step::Stop = self.judge(index, stream, way, data)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn judge(
-        &mut self,
-        index: usize,
-        stream: &mut ChainStream,
-        way: Way,
-        data: &mut Vec<u8>,
-    ) -> Result<Step, StreamEnd> {
-        let exports = &self.slots[index].filter.inner.exports;
-        let interested = if way == Way::Request { exports.sees_request_body() } else { exports.sees_response_body() };
-        if !interested {
-            return Ok(Step::On);
-        }
-        let slot = &self.slots[index];
-        if stream.seats[index].life != slot.life || slot.vm.is_none() {
-            self.ensure_seat(index, stream)?;
-        }
-        let slot = &mut self.slots[index];
-        let seat = &mut stream.seats[index];
-        let Some(vm) = slot.vm.as_mut().filter(|_| seat.life == slot.life) else {
-            return Ok(Step::On); // no VM, and its failure lets things pass
-        };
-        if seat.held.is_some() {
-            seat.show_held(way as usize, data);
-        }
-        let result = if way == Way::Request {
-            vm.request_body(seat.context, data)
-        } else {
-            vm.response_body(seat.context, data)
-        };
-        match result {
-            Ok(0) if !vm.has_asked() && seat.held.is_none() => Ok(Step::On),
-            Ok(status) => self.settle_body(index, stream, way, status, data),
-            Err(cause) => self.fail(index, cause).map(|()| Step::On),
-        }
-    }
-
-    /// The rare ends of a body callback: something was asked, or held back.
-    #[cold]
-    fn settle_body(
-        &mut self,
-        index: usize,
-        stream: &mut ChainStream,
-        way: Way,
-        status: u32,
-        data: &mut Vec<u8>,
-    ) -> Result<Step, StreamEnd> {
-        self.settle_asked(index, stream)?;
-        let held_bytes_max = self.slots[index].filter.inner.limits.held_bytes_max;
-        let seat = &mut stream.seats[index];
-        let held = &mut seat.held.get_or_insert_default()[way as usize];
-        let step = match status {
-            0 => {
-                held.bytes.append(data);
-                std::mem::swap(&mut held.bytes, data);
-                held.bytes = Vec::new();
-                Step::On
-            }
-            1 | 2 => {
-                held.bytes.append(data);
-                held.shown = status == 1;
-                Step::Stop
-            }
-            _ => {
-                data.clear();
-                Step::Stop
-            }
-        };
-        let held_bytes = held.bytes.len();
-        if seat.held.as_ref().is_some_and(|ways| ways.iter().all(|held| held.bytes.is_empty())) {
-            seat.held = None;
-        }
-        if held_bytes > held_bytes_max {
-            return self.refuse(index, Cause::Held).map(|()| Step::Stop);
-        }
-        Ok(step)
-    }
-
     /// The stream is over: `on_log`, `on_done`, `on_delete`.
     pub fn close(&mut self, stream: ChainStream) {
-        let (mut request, mut response) = (None, None);
+        let mut heads = None;
         for (slot, seat) in self.slots.iter_mut().zip(&stream.seats) {
             count(&slot.counters.streams_closed);
             let Some(vm) = slot.vm.as_mut().filter(|_| seat.life == slot.life) else { continue };
-            let request = &*request.get_or_insert_with(|| stream.request.last());
-            let response =
-                &*response.get_or_insert_with(|| stream.response.as_ref().map(|kept| kept.last()).unwrap_or_default());
-            if vm.end_context(seat.context, request, response).is_err() {
+            let ended = if vm.logs() {
+                let (request, response) = heads.get_or_insert_with(|| (stream.request.last(), stream.response.last()));
+                vm.end_context(seat.context, request, response)
+            } else {
+                vm.end_context(seat.context, &Headers::new(), &Headers::new())
+            };
+            if ended.is_err() {
                 slot.lose_vm();
             }
         }
         self.settle_others(None);
+    }
+
+    /// Tells a filter what came of a call that it made. Then look at [`WorkerChain::take_woken`].
+    pub fn callout_event(&mut self, id: CalloutId, event: CalloutEvent) {
+        let Some(slot) = self.slots.get_mut(id.place as usize) else { return };
+        let Some(vm) = slot.vm.as_mut().filter(|_| slot.life == id.life) else { return };
+        if vm.callout_event(id.token, event).is_err() {
+            slot.lose_vm();
+        }
+        self.settle_others(None);
+    }
+
+    /// Calls that filters have under way.
+    pub fn callouts(&self) -> usize {
+        self.slots.iter().filter_map(|slot| slot.vm.as_ref()).map(Vm::callouts).sum()
     }
 
     /// Runs what is due: ticks, and notices of shared queues.
@@ -320,108 +340,20 @@ impl WorkerChain {
         tick.into_iter().chain(poll).min()
     }
 
-    /// Streams that a filter closed outside their own callbacks. Close them.
+    /// Upgraded streams that a filter closed outside their own callbacks. Close them.
     pub fn take_closed(&mut self) -> Vec<StreamToken> {
         std::mem::take(&mut self.closed)
+    }
+
+    /// Streams that a filter let go on, answered or closed outside their own callbacks. Give each to
+    /// [`WorkerChain::wake`].
+    pub fn take_woken(&mut self) -> Vec<StreamToken> {
+        std::mem::take(&mut self.woken)
     }
 
     /// VMs alive in this thread.
     pub fn vms(&self) -> usize {
         self.slots.iter().filter(|slot| slot.vm.is_some()).count()
-    }
-
-    /// A context of the stream in the filter's present VM, which is made if there is none.
-    fn take_seat(&mut self, index: usize, stream: &mut ChainStream) -> Result<(), Cause> {
-        let slot = &mut self.slots[index];
-        let vm = slot.vm()?;
-        let context = vm.create_context(stream.shared.clone())?;
-        stream.seats[index] = Seat { life: slot.life, context, held: None };
-        Ok(())
-    }
-
-    /// Takes the stream's seat again if its VM was lost: the handshake is replayed, and only its verdict counts.
-    #[cold]
-    fn ensure_seat(&mut self, index: usize, stream: &mut ChainStream) -> Result<(), StreamEnd> {
-        if stream.seats[index].life == self.slots[index].life && self.slots[index].vm.is_some() {
-            return Ok(());
-        }
-        match self.replay(index, stream) {
-            Ok(status) => {
-                count(&self.slots[index].counters.reattached);
-                self.settle_headers(index, stream, status)
-            }
-            Err(cause) => self.fail(index, cause),
-        }
-    }
-
-    fn replay(&mut self, index: usize, stream: &mut ChainStream) -> Result<u32, Cause> {
-        self.take_seat(index, stream)?;
-        let last = self.slots.len() - 1;
-        let slot = &mut self.slots[index];
-        let vm = slot.vm.as_mut().ok_or(Cause::Start)?;
-        let context = stream.seats[index].context;
-        let mut status = vm.request_headers(context, &mut stream.request.view(index))?;
-        // What a filter injects into a replay was injected the first time already.
-        vm.request_body(context, &mut Vec::new())?;
-        if let Some(response) = &stream.response {
-            status |= vm.response_headers(context, &mut response.view(last - index))?;
-            vm.response_body(context, &mut Vec::new())?;
-        }
-        Ok(status)
-    }
-
-    /// The filter failed: its VM goes, and the verdict is what `on_failure` says.
-    #[cold]
-    fn fail(&mut self, index: usize, cause: Cause) -> Result<(), StreamEnd> {
-        if cause != Cause::Resting {
-            self.slots[index].lose_vm();
-        }
-        self.refuse(index, cause)
-    }
-
-    /// No verdict: what `on_failure` says.
-    fn refuse(&mut self, index: usize, cause: Cause) -> Result<(), StreamEnd> {
-        let slot = &self.slots[index];
-        match slot.filter.on_failure() {
-            OnFailure::Deny => {
-                count(&slot.counters.denied);
-                Err(StreamEnd::Denied { filter: slot.filter.name().clone(), cause })
-            }
-            OnFailure::Allow => {
-                count(&slot.counters.passed_unjudged);
-                Ok(())
-            }
-        }
-    }
-
-    /// What a callback of `stream` asked for it; what it asked for others is noted.
-    fn settle_asked(&mut self, index: usize, stream: &ChainStream) -> Result<(), StreamEnd> {
-        let slot = &mut self.slots[index];
-        if !slot.vm.as_ref().is_some_and(Vm::has_asked) {
-            return Ok(());
-        }
-        match self.settle_others(Some((index, stream.seats[index].context))) {
-            Some(Asked::Respond(response)) => Err(StreamEnd::LocalResponse(*response)),
-            Some(Asked::Close) => Err(StreamEnd::ClosedByFilter { filter: self.slots[index].filter.name().clone() }),
-            None => Ok(()),
-        }
-    }
-
-    /// Notes the streams that filters closed; gives back what was asked for `own`.
-    fn settle_others(&mut self, own: Option<(usize, u32)>) -> Option<Asked> {
-        let mut found = None;
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            let Some(vm) = slot.vm.as_mut().filter(|vm| vm.has_asked()) else { continue };
-            for (stream, context, asked) in vm.take_asked() {
-                if own == Some((index, context)) {
-                    found = Some(asked);
-                } else if !self.closed.contains(&stream.token) {
-                    // After the 101 a local response can only close, in Envoy too.
-                    self.closed.push(stream.token);
-                }
-            }
-        }
-        found
     }
 }
 

@@ -6,5 +6,7 @@
 mod calls;
 #[path = "laws/confined.rs"]
 mod confined;
+#[path = "laws/exchange.rs"]
+mod exchange;
 #[path = "laws/guest.rs"]
 mod guest;

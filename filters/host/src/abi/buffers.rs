@@ -2,6 +2,7 @@
 //! start 0 and length 0 prepends, start 0 and all of it replaces, start at or past the end appends.
 
 use super::{Answer, Fault, Guest, Imports, Status, bytes, deliver, split, status, write_u32};
+use crate::chain::Way;
 use crate::state::{Original, Phase, State};
 
 const BUFFER_MAX: u32 = 8;
@@ -9,8 +10,12 @@ const BUFFER_MAX: u32 = 8;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Body,
+    /// The body with which the stream stopped, outside its callback.
+    Held(Way),
     Settings,
     VmConfiguration,
+    CallBody,
+    CallMessage,
     /// Present in Envoy, but nothing is in it here and now.
     Nothing,
 }
@@ -18,11 +23,16 @@ enum Source {
 /// Which bytes a buffer number means at this moment.
 fn source(state: &State, kind: u32) -> Result<Source, Fault> {
     let phase = state.call.effective_phase();
+    let told = state.told.as_deref();
     Ok(match kind {
         0 if phase == Phase::RequestBody && !state.call.request_gone => Source::Body,
         1 if phase == Phase::ResponseBody => Source::Body,
-        // Network and gRPC buffers, the data of foreign functions, a body outside its callback: empty.
-        0..=3 | 5 | 8 => Source::Nothing,
+        0 => Source::Held(Way::Request),
+        1 => Source::Held(Way::Response),
+        4 if told.is_some_and(|told| told.http_body.is_some()) => Source::CallBody,
+        5 if told.is_some_and(|told| told.message.is_some()) => Source::CallMessage,
+        // Network buffers, the data of foreign functions, no message: empty.
+        2..=3 | 5 | 8 => Source::Nothing,
         6 => Source::VmConfiguration,
         7 if phase == Phase::Configure => Source::Settings,
         ..=BUFFER_MAX => return Err(Status::NotFound.into()),
@@ -30,13 +40,23 @@ fn source(state: &State, kind: u32) -> Result<Source, Fault> {
     })
 }
 
-fn contents(state: &State, source: Source) -> &[u8] {
-    match source {
+fn contents<R>(state: &State, source: Source, f: impl FnOnce(&[u8]) -> R) -> R {
+    let told = state.told.as_deref();
+    if let Source::Held(way) = source
+        && let Some(stream) = state.effective_stream()
+    {
+        let mut flow = stream.flow.borrow_mut();
+        let place = flow.as_mut().map(|flow| flow.place(way, state.place));
+        return f(place.filter(|place| place.body_shown && !place.resumed).map_or(&[], |place| &place.body));
+    }
+    f(match source {
         Source::Body => &state.body,
         Source::Settings => &state.filter.settings,
         Source::VmConfiguration => &state.filter.vm_configuration,
-        Source::Nothing => &[],
-    }
+        Source::CallBody => told.and_then(|told| told.http_body.as_deref()).unwrap_or_default(),
+        Source::CallMessage => told.and_then(|told| told.message.as_deref()).unwrap_or_default(),
+        Source::Held(_) | Source::Nothing => &[],
+    })
 }
 
 pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
@@ -69,22 +89,24 @@ fn get(guest: &mut Guest<'_>, kind: u32, start: u32, len: u32, ptr_at: u32, len_
 }
 
 fn copy_out(guest: &mut Guest<'_>, source: Source, start: u32, len: u32, ptr_at: u32, len_at: u32) -> Answer {
-    let size = contents(guest.data(), source).len();
+    let size = contents(guest.data(), source, <[u8]>::len);
     let start = (start as usize).min(size);
     let end = start.saturating_add(len as usize).min(size);
-    deliver(guest, end - start, ptr_at, len_at, |place, state| match contents(state, source).get(start..end) {
-        Some(found) => {
-            place.copy_from_slice(found);
-            true
-        }
-        None => false,
+    deliver(guest, end - start, ptr_at, len_at, |place, state| {
+        contents(state, source, |contents| match contents.get(start..end) {
+            Some(found) => {
+                place.copy_from_slice(found);
+                true
+            }
+            None => false,
+        })
     })
 }
 
 fn describe(guest: &mut Guest<'_>, kind: u32, len_at: u32, flags_at: u32) -> Answer {
     let source = source(guest.data(), kind)?;
     let (memory, state) = split(guest)?;
-    write_u32(memory, len_at, contents(state, source).len() as u32)?;
+    write_u32(memory, len_at, contents(state, source, <[u8]>::len) as u32)?;
     write_u32(memory, flags_at, 0)
 }
 
@@ -92,6 +114,9 @@ fn set(guest: &mut Guest<'_>, kind: u32, start: u32, len: u32, ptr: u32, size: u
     let source = source(guest.data(), kind)?;
     let (memory, state) = split(guest)?;
     let new = bytes(memory, ptr, size)?;
+    if let Source::Held(way) = source {
+        return set_held(state, way, start, len, new);
+    }
     if source != Source::Body {
         return Err(Status::BadArgument.into());
     }
@@ -120,6 +145,34 @@ fn set(guest: &mut Guest<'_>, kind: u32, start: u32, len: u32, ptr: u32, size: u
 enum Keep {
     Nothing,
     Behind,
+}
+
+/// The same shapes on a body that a filter held back, while it is told of something else.
+fn set_held(state: &mut State, way: Way, start: u32, len: u32, new: &[u8]) -> Answer {
+    let bytes_max = state.filter.limits.held_bytes_max;
+    let stream = state.effective_stream().ok_or(Status::BadArgument)?;
+    let done = stream.stopped(way, state.place, |place| {
+        if !place.body_shown || place.resumed {
+            return Err(Status::BadArgument);
+        }
+        let body = &mut place.body;
+        let replaces = start == 0 && len > 0 && len as usize >= body.len();
+        if new.len() + if replaces { 0 } else { body.len() } > bytes_max.max(body.len()) {
+            return Err(Status::InternalFailure);
+        }
+        if replaces {
+            body.clear();
+            body.extend_from_slice(new);
+        } else if start == 0 && len == 0 {
+            body.splice(0..0, new.iter().copied());
+        } else if start as usize >= body.len() {
+            body.extend_from_slice(new);
+        } else {
+            return Err(Status::BadArgument);
+        }
+        Ok(())
+    });
+    Ok(done.ok_or(Status::BadArgument)??)
 }
 
 /// Puts `new` in the body's place (or before it). The first time in a callback the original moves to

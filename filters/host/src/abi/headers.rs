@@ -1,10 +1,15 @@
 //! Header maps: which is readable and writable when, the serialised form of pairs, and single values.
 
 use super::{Answer, Fault, Guest, Imports, Status, bytes, deliver, split, status, write_u32};
+use crate::chain::Way;
 use crate::filter::AbiVersion;
 use crate::headers::Headers;
 use crate::state::{Phase, State};
 
+const REQUEST_HEADERS: u32 = 0;
+const REQUEST_TRAILERS: u32 = 1;
+const RESPONSE_HEADERS: u32 = 2;
+const RESPONSE_TRAILERS: u32 = 3;
 const MAP_MAX: u32 = 7;
 /// Envoy's bounds on a serialised map.
 const PAIRS_BYTES_MAX: usize = 1 << 20;
@@ -12,23 +17,71 @@ const PAIRS_MAX: u32 = 1024;
 /// Bound of a map that a guest edits, bytes; twice Envoy's default for a request head.
 const MAP_BYTES_MAX: usize = 128 << 10;
 
-/// The map that may be written now.
-fn writable(state: &mut State, kind: u32) -> Result<&mut Headers, Fault> {
-    match (kind, state.call.effective_phase()) {
-        (0, Phase::RequestHeaders) if !state.call.request_gone => Ok(&mut state.request),
-        (2, Phase::ResponseHeaders) => Ok(&mut state.response),
-        _ => Err(Status::BadArgument.into()),
+/// A map that a callback under way has in hand, or that its stream stopped with.
+fn held_at(kind: u32) -> Option<Way> {
+    match kind {
+        REQUEST_HEADERS | REQUEST_TRAILERS => Some(Way::Request),
+        RESPONSE_HEADERS | RESPONSE_TRAILERS => Some(Way::Response),
+        _ => None,
     }
 }
 
-/// The map that may be read now: the one under way, and both in `on_log`.
-fn readable(state: &State, kind: u32) -> Option<&Headers> {
-    match (kind, state.call.effective_phase()) {
-        (0, Phase::RequestHeaders) if !state.call.request_gone => Some(&state.request),
-        (2, Phase::ResponseHeaders) => Some(&state.response),
-        (0, Phase::Log) => Some(&state.request),
-        (2, Phase::Log) => Some(&state.response),
+/// Runs `f` on the map that may be written now. Behind the end of a body, trailers are made by writing to them.
+fn writable<R>(state: &mut State, kind: u32, f: impl FnOnce(&mut Headers) -> R) -> Result<R, Fault> {
+    let here = !state.call.request_gone;
+    let ends = state.call.ends;
+    let map = match (kind, state.call.effective_phase()) {
+        (REQUEST_HEADERS, Phase::RequestHeaders) if here => Some(&mut state.request),
+        (RESPONSE_HEADERS, Phase::ResponseHeaders) => Some(&mut state.response),
+        (REQUEST_TRAILERS, Phase::RequestTrailers) if here => state.trailers.as_mut(),
+        (RESPONSE_TRAILERS, Phase::ResponseTrailers) => state.trailers.as_mut(),
+        (REQUEST_TRAILERS, Phase::RequestBody) if here && ends => Some(state.trailers.get_or_insert_default()),
+        (RESPONSE_TRAILERS, Phase::ResponseBody) if ends => Some(state.trailers.get_or_insert_default()),
         _ => None,
+    };
+    if let Some(map) = map {
+        return Ok(f(map));
+    }
+    let way = held_at(kind).ok_or(Status::BadArgument)?;
+    let stream = state.effective_stream().ok_or(Status::BadArgument)?;
+    let done = stream.stopped(way, state.place, |place| match kind {
+        _ if place.resumed => None,
+        REQUEST_HEADERS | RESPONSE_HEADERS => place.head.as_mut().map(f),
+        _ if place.trailers.is_some() || place.body_ends => Some(f(place.trailers.get_or_insert_default())),
+        _ => None,
+    });
+    done.flatten().ok_or(Fault::Status(Status::BadArgument))
+}
+
+/// Runs `f` on the map that may be read now: the one under way, the one that the stream stopped with,
+/// both heads in `on_log`, and what a call brought while the guest is told of it.
+fn readable<R>(state: &State, kind: u32, f: impl FnOnce(Option<&Headers>) -> R) -> R {
+    let here = !state.call.request_gone;
+    let told = state.told.as_deref();
+    let map = match (kind, state.call.effective_phase()) {
+        (4, _) => told.and_then(|told| told.initial_metadata.as_ref()),
+        (5, _) => told.and_then(|told| told.trailing_metadata.as_ref()),
+        (6, _) => told.and_then(|told| told.http_headers.as_ref()),
+        (7, _) => told.and_then(|told| told.http_trailers.as_ref()),
+        (REQUEST_HEADERS, Phase::RequestHeaders) if here => Some(&state.request),
+        (RESPONSE_HEADERS, Phase::ResponseHeaders) => Some(&state.response),
+        (REQUEST_TRAILERS, Phase::RequestTrailers | Phase::RequestBody) if here => state.trailers.as_ref(),
+        (RESPONSE_TRAILERS, Phase::ResponseTrailers | Phase::ResponseBody) => state.trailers.as_ref(),
+        (REQUEST_HEADERS, Phase::Log) => Some(&state.request),
+        (RESPONSE_HEADERS, Phase::Log) => Some(&state.response),
+        _ => None,
+    };
+    let held = if map.is_none() { held_at(kind) } else { None };
+    match (held, state.effective_stream()) {
+        (Some(way), Some(stream)) => {
+            let mut flow = stream.flow.borrow_mut();
+            let place = flow.as_mut().map(|flow| &*flow.place(way, state.place)).filter(|place| !place.resumed);
+            f(place.and_then(|place| match kind {
+                REQUEST_HEADERS | RESPONSE_HEADERS => place.head.as_ref(),
+                _ => place.trailers.as_ref(),
+            }))
+        }
+        _ => f(map),
     }
 }
 
@@ -91,25 +144,27 @@ pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
 fn get_pairs(guest: &mut Guest<'_>, kind: u32, ptr_at: u32, len_at: u32) -> Answer {
     check(kind)?;
     // A map that is not there reads as an empty one.
-    let len = readable(guest.data(), kind).map_or(0, pairs_len);
-    deliver(guest, len, ptr_at, len_at, |place, state| readable(state, kind).is_some_and(|map| write_pairs(map, place)))
+    let len = readable(guest.data(), kind, |map| map.map_or(0, pairs_len));
+    deliver(guest, len, ptr_at, len_at, |place, state| {
+        readable(state, kind, |map| map.is_some_and(|map| write_pairs(map, place)))
+    })
 }
 
 fn set_pairs(guest: &mut Guest<'_>, kind: u32, ptr: u32, len: u32) -> Answer {
     check(kind)?;
     let (memory, state) = split(guest)?;
     let raw = bytes(memory, ptr, len)?;
-    let map = writable(state, kind)?;
     // Envoy reads a malformed serialisation as no pairs at all; so do we.
     let pairs = read_pairs(raw).unwrap_or_default();
     for (name, value) in &pairs {
         fit_for_a_head(name, value)?;
     }
-    map.clear();
-    for (name, value) in pairs {
-        map.add(&name_of(name, kind), String::from_utf8_lossy(value));
-    }
-    Ok(())
+    writable(state, kind, |map| {
+        map.clear();
+        for (name, value) in pairs {
+            map.add(&name_of(name, kind), String::from_utf8_lossy(value));
+        }
+    })
 }
 
 fn get_value(guest: &mut Guest<'_>, kind: u32, name: (u32, u32), ptr_at: u32, len_at: u32) -> Answer {
@@ -118,20 +173,20 @@ fn get_value(guest: &mut Guest<'_>, kind: u32, name: (u32, u32), ptr_at: u32, le
     let name = name_of(bytes(memory, name.0, name.1)?, kind);
     let old_abi = state.filter.abi == AbiVersion::V0_1_0;
     let log = state.call.effective_phase() == Phase::Log;
-    let found = match readable(state, kind) {
-        Some(map) => map.get(&name).map(str::len),
-        None if log => None,
-        None => return Err(Status::BadArgument.into()),
-    };
+    let found = readable(state, kind, |map| match map {
+        Some(map) => Ok(map.get(&name).map(str::len)),
+        None if log => Ok(None),
+        None => Err(Status::BadArgument),
+    })?;
     match found {
         Some(len) => deliver(guest, len, ptr_at, len_at, |place, state| {
-            match readable(state, kind).and_then(|map| map.get(&name)) {
+            readable(state, kind, |map| match map.and_then(|map| map.get(&name)) {
                 Some(value) if value.len() == place.len() => {
                     place.copy_from_slice(value.as_bytes());
                     true
                 }
                 _ => false,
-            }
+            })
         }),
         None if old_abi => deliver(guest, 0, ptr_at, len_at, |_, _| true),
         None => Err(Status::NotFound.into()),
@@ -149,27 +204,28 @@ fn edit(
     let (memory, state) = split(guest)?;
     let name = bytes(memory, name.0, name.1)?;
     let value = bytes(memory, value.0, value.1)?;
-    let map = writable(state, kind)?;
-    fit_for_a_head(name, value)?;
-    if map.byte_size() + name.len() + value.len() > MAP_BYTES_MAX || map.len() as u32 >= PAIRS_MAX {
-        return Err(Status::InternalFailure.into());
-    }
-    apply(map, &name_of(name, kind), String::from_utf8_lossy(value).into_owned());
-    Ok(())
+    let fit = fit_for_a_head(name, value);
+    writable(state, kind, |map| {
+        fit?;
+        if map.byte_size() + name.len() + value.len() > MAP_BYTES_MAX || map.len() as u32 >= PAIRS_MAX {
+            return Err(Status::InternalFailure.into());
+        }
+        apply(map, &name_of(name, kind), String::from_utf8_lossy(value).into_owned());
+        Ok(())
+    })?
 }
 
 fn remove(guest: &mut Guest<'_>, kind: u32, name: (u32, u32)) -> Answer {
     check(kind)?;
     let (memory, state) = split(guest)?;
     let name = name_of(bytes(memory, name.0, name.1)?, kind);
-    writable(state, kind)?.remove(&name);
-    Ok(())
+    writable(state, kind, |map| map.remove(&name)).map(drop)
 }
 
 fn size(guest: &mut Guest<'_>, kind: u32, size_at: u32) -> Answer {
     check(kind)?;
     let (memory, state) = split(guest)?;
-    let size = writable(state, kind)?.byte_size() as u32;
+    let size = writable(state, kind, |map| map.byte_size() as u32)?;
     write_u32(memory, size_at, size)
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::headers::read_pairs;
 use super::{Answer, Guest, Imports, Status, bytes, split, status, write};
-use crate::chain::LocalResponse;
+use crate::chain::{LocalResponse, Way};
 use crate::headers::Headers;
 use crate::state::{Asked, ROOT_CONTEXT, VM_CONTEXT};
 
@@ -86,20 +86,22 @@ fn respond(
     Ok(())
 }
 
+/// Envoy takes the request away from the filter whichever direction goes on.
 fn go_on(guest: &mut Guest<'_>, kind: u32) -> Answer {
     let state = guest.data_mut();
-    match kind {
-        0 | 1 => {
-            let call = &mut state.call;
-            if call.effective == 0 || call.effective == call.context {
-                call.request_gone = true;
-            }
-            Ok(())
-        }
-        2 => Ok(()),
-        3 => Err(Status::Unimplemented.into()),
-        _ => Err(Status::BadArgument.into()),
+    let way = match kind {
+        0 => Way::Request,
+        1 => Way::Response,
+        2 => return Ok(()),
+        3 => return Err(Status::Unimplemented.into()),
+        _ => return Err(Status::BadArgument.into()),
+    };
+    let context = state.effective_context();
+    state.resume(context, way);
+    if context == state.call.context {
+        state.call.request_gone = true;
     }
+    Ok(())
 }
 
 fn close(guest: &mut Guest<'_>, kind: u32) -> Answer {

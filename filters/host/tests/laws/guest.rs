@@ -30,6 +30,24 @@ const IMPORTS: &str = r#"
 (import "env" "proxy_http_call" (func $http_call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_call_foreign_function" (func $foreign (param i32 i32 i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_grpc_call" (func $grpc_call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_continue_stream" (func $go_on (param i32) (result i32)))
+(import "env" "proxy_grpc_stream" (func $grpc_stream (param i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_grpc_send" (func $grpc_send (param i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_grpc_cancel" (func $grpc_cancel (param i32) (result i32)))
+(import "env" "proxy_grpc_close" (func $grpc_close (param i32) (result i32)))
+(import "env" "proxy_get_status" (func $get_status (param i32 i32 i32) (result i32)))
+(import "env" "proxy_set_header_map_pairs" (func $set_pairs (param i32 i32 i32) (result i32)))
+(import "env" "proxy_get_header_map_size" (func $map_size (param i32 i32) (result i32)))
+(import "env" "proxy_register_shared_queue" (func $register_queue (param i32 i32 i32) (result i32)))
+(import "env" "proxy_resolve_shared_queue" (func $resolve_queue (param i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_enqueue_shared_queue" (func $enqueue (param i32 i32 i32) (result i32)))
+(import "env" "proxy_dequeue_shared_queue" (func $dequeue (param i32 i32 i32) (result i32)))
+(import "env" "proxy_record_metric" (func $record_metric (param i32 i64) (result i32)))
+(import "env" "proxy_get_metric" (func $get_metric (param i32 i32) (result i32)))
+(import "env" "proxy_get_log_level" (func $log_level (param i32) (result i32)))
+(import "env" "proxy_get_current_time_nanoseconds" (func $now (param i32) (result i32)))
+(import "env" "proxy_done" (func $done (result i32)))
+(import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
 (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
 (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
 "#;
@@ -124,4 +142,23 @@ pub(crate) fn on_data(code: &str) -> String {
         r#"(func (export "proxy_on_request_body") (param $context i32) (param $size i32) (param $end i32) (result i32)
              (if (i32.eqz (local.get $size)) (then (return (i32.const 0)))) {code})"#
     )
+}
+
+/// `(i32.const …)` for each.
+pub(crate) fn words(values: &[i64]) -> String {
+    values.iter().map(|value| format!("(i32.const {value}) ")).collect()
+}
+
+/// Traps unless a call answers this status.
+pub(crate) fn expect(status: u32, call: &str) -> String {
+    format!("(if (i32.ne ({call}) (i32.const {status})) (then unreachable))\n")
+}
+
+/// A callback that does `code` and returns `result` (or nothing).
+pub(crate) fn callback(name: &str, parameters: usize, code: &str, result: Option<i32>) -> String {
+    let (ty, result) = match result {
+        Some(result) => ("(result i32)", format!("(i32.const {result})")),
+        None => ("", String::new()),
+    };
+    format!(r#"(func (export "proxy_{name}") (param {}) {ty} {code} {result})"#, "i32 ".repeat(parameters))
 }
