@@ -34,7 +34,8 @@ pub struct Generation {
     pub clusters: BTreeMap<String, Arc<Cluster>>,
     /// Filters by name.
     pub filters: BTreeMap<String, LoadedFilter>,
-    host: Arc<host::Host>,
+    /// What all filters of the process share.
+    pub host: Arc<host::Host>,
 }
 
 /// A filter, loaded.

@@ -243,23 +243,11 @@ fn head(out: &mut Vec<u8>, name: &str, help: &str, kind: &str) {
     out.extend_from_slice(format!("# HELP {name} {help}\n# TYPE {name} {kind}\n").as_bytes());
 }
 
-/// What each filter's host counted. Filter names come from the configuration.
+/// What the filters' host counted, and the metrics that filters define.
 pub fn write_filters(out: &mut Vec<u8>, generation: &Generation) {
-    type Field = fn(&bawaba_filter_host::FilterMetrics) -> u64;
-    let rows: [(&str, &str, &str, Field); 6] = [
-        ("bawaba_filter_calls_total", "Callbacks made.", "counter", |m| m.calls),
-        ("bawaba_filter_traps_total", "Callbacks that trapped.", "counter", |m| m.traps),
-        ("bawaba_filter_budget_exceeded_total", "Callbacks cut for CPU time.", "counter", |m| m.budget_exceeded),
-        ("bawaba_filter_memory_exceeded_total", "Callbacks cut for memory.", "counter", |m| m.memory_exceeded),
-        ("bawaba_filter_denied_total", "Messages refused for want of a verdict.", "counter", |m| m.denied),
-        ("bawaba_filter_vms", "VMs alive.", "gauge", |m| m.vms),
-    ];
-    for (name, help, kind, field) in rows {
-        head(out, name, help, kind);
-        for (filter, loaded) in &generation.filters {
-            let value = field(&loaded.filter.metrics());
-            out.extend_from_slice(format!("{name}{{filter=\"{filter}\"}} {value}\n").as_bytes());
-        }
+    let families = generation.host.collector().collect();
+    if let Err(error) = TextEncoder::new().encode(&families, out) {
+        tracing::error!(%error, "the metrics of filters could not be written");
     }
 }
 

@@ -5,8 +5,6 @@ use super::{Answer, Fault, Guest, Imports, Status, bytes, deliver, split, status
 use crate::chain::Way;
 use crate::state::{Original, Phase, State};
 
-const BUFFER_MAX: u32 = 8;
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Body,
@@ -35,7 +33,7 @@ fn source(state: &State, kind: u32) -> Result<Source, Fault> {
         2..=3 | 5 | 8 => Source::Nothing,
         6 => Source::VmConfiguration,
         7 if phase == Phase::Configure => Source::Settings,
-        ..=BUFFER_MAX => return Err(Status::NotFound.into()),
+        4 | 7 => return Err(Status::NotFound.into()),
         _ => return Err(Status::BadArgument.into()),
     })
 }
