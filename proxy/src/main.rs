@@ -28,6 +28,7 @@ mod hub;
 mod identity;
 mod jitter;
 mod limits;
+mod lint;
 mod listener;
 mod metrics;
 mod outbox;
@@ -63,6 +64,9 @@ enum Command {
     Check {
         /// The configuration (TOML).
         file: PathBuf,
+        /// The file is an Envoy configuration (YAML): say where messages would pass the filters by.
+        #[arg(long)]
+        envoy: bool,
     },
     /// Run an edge with simulated EGX and ADX behind it, and print how to try it.
     Demo(demo::Arguments),
@@ -80,7 +84,8 @@ fn main() -> ExitCode {
             log_to_stderr("info");
             serve::run(&file, |_| {})
         }
-        Command::Check { file } => return checked(&file),
+        Command::Check { file, envoy: true } => return linted(&file),
+        Command::Check { file, envoy: false } => return checked(&file),
         Command::Demo(arguments) => {
             log_to_stderr("warn");
             demo::run(&arguments)
@@ -145,4 +150,17 @@ fn checked(file: &std::path::Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(clippy::print_stdout, reason = "what the command is for")]
+fn linted(file: &std::path::Path) -> ExitCode {
+    let report = lint::check(file);
+    for problem in &report.problems {
+        println!("{problem}");
+    }
+    if report.has_errors() {
+        return ExitCode::FAILURE;
+    }
+    println!("{}: right: {} filters, {} listeners for WebSockets", file.display(), report.filters, report.doors);
+    ExitCode::SUCCESS
 }
