@@ -29,6 +29,7 @@ mod rest;
 mod shared;
 mod slot;
 mod state;
+mod tap;
 mod vm;
 mod worker;
 
@@ -42,4 +43,5 @@ pub use foreign::{ForeignFunctions, ForeignRefusal};
 pub use headers::Headers;
 pub use host::Host;
 pub use limits::{FilterLimits, HostLimits};
+pub use tap::{Handshake, Seen, Tap, Verdict};
 pub use worker::WorkerChain;

@@ -10,6 +10,7 @@ use crate::error::Cause;
 use crate::filter::Filter;
 use crate::rest::Rest;
 use crate::state::{Home, Shard, count};
+use crate::tap::Tap;
 use crate::vm::{StartFailure, Vm};
 
 pub(crate) struct Slot {
@@ -21,12 +22,14 @@ pub(crate) struct Slot {
     pub(crate) counters: Arc<Shard>,
     place: usize,
     callouts: Rc<dyn Callouts>,
+    /// Who looks on.
+    pub(crate) tap: Option<Box<dyn Tap>>,
 }
 
 impl Slot {
     pub(crate) fn new(filter: &Filter, place: usize, callouts: Rc<dyn Callouts>) -> Self {
         let counters = filter.inner.metrics.shard();
-        Slot { filter: filter.clone(), vm: None, life: 0, rest: Rest::default(), counters, place, callouts }
+        Slot { filter: filter.clone(), vm: None, life: 0, rest: Rest::default(), counters, place, callouts, tap: None }
     }
 
     /// The VM, made if there is none and its rest is over.

@@ -274,6 +274,11 @@ impl Vm {
         !(state.asked.is_empty() && state.resumed.is_empty())
     }
 
+    /// Whether it asked for this stream to end.
+    pub(crate) fn has_asked_for(&self, context: u32) -> bool {
+        self.store.data().asked.iter().any(|(id, _)| *id == context)
+    }
+
     /// The directions that go on, of which streams.
     pub(crate) fn take_resumed(&mut self) -> Vec<(Rc<StreamShared>, u32, Way)> {
         let state = self.store.data_mut();

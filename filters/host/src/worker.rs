@@ -4,6 +4,7 @@
 
 mod seats;
 mod steps;
+mod taps;
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -301,6 +302,9 @@ impl WorkerChain {
             if ended.is_err() {
                 slot.lose_vm();
             }
+        }
+        for tap in self.slots.iter_mut().filter_map(|slot| slot.tap.as_mut()) {
+            tap.closed(stream.token());
         }
         self.settle_others(None);
     }

@@ -1,6 +1,8 @@
 //! Parts of a stream, filter by filter: shown, held back, let go on. Statuses mean what they mean in
 //! Envoy's filter manager.
 
+use std::time::Instant;
+
 use crate::chain::{ChainStream, Part, StreamEnd, StreamKind, Way};
 use crate::error::Cause;
 use crate::flow::{Flow, Place, Stopped};
@@ -313,7 +315,13 @@ impl WorkerChain {
             let Some(vm) = slot.vm.as_mut().filter(|_| seat.life == slot.life) else {
                 continue; // no VM, and its failure lets things pass
             };
-            match vm.body(way, seat.context, data, false) {
+            let watched = slot.tap.is_some().then(|| (data.clone(), Instant::now()));
+            let result = vm.body(way, seat.context, data, false);
+            if let Some((input, begun)) = watched {
+                self.show(index, stream, way, (&input, data), begun.elapsed(), &result);
+            }
+            let Some(vm) = self.slots[index].vm.as_ref() else { continue };
+            match result {
                 Ok(0) if !vm.has_asked() => {}
                 Ok(status) => {
                     self.settle_asked(index, stream)?;
