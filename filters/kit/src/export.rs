@@ -47,8 +47,22 @@ pub const fn audience_json<const LEN: usize>(audience: Option<&[&str]>) -> [u8; 
 ///
 /// The section `bawaba.audience` of the module holds the policy's declared facts as a JSON array; a policy whose
 /// `AUDIENCE` is `None` has no such section.
+///
+/// `cases = "cases.json"` (a path from the file that says so) puts the module's own cases into its section
+/// `bawaba.cases`: a host takes the module only if they hold, and [`trial::hold`](crate::trial::hold) tries them without.
 #[macro_export]
 macro_rules! policy {
+    ($policy:ty, cases = $cases:literal) => {
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            const CASES: &[u8] = include_bytes!($cases);
+            #[used]
+            #[unsafe(link_section = "bawaba.cases")]
+            static SECTION: [u8; CASES.len()] = *include_bytes!($cases);
+        };
+
+        $crate::policy!($policy);
+    };
     ($policy:ty) => {
         #[cfg(target_family = "wasm")]
         const _: () = {

@@ -16,6 +16,10 @@ use crate::limits::{Limits, configure};
 use crate::policy::Policy;
 use crate::stream::Stream;
 
+mod cases;
+
+pub use cases::hold;
+
 /// One connection under a policy.
 pub struct Trial<P: Policy> {
     policy: P,
@@ -44,14 +48,21 @@ impl<P: Policy> Trial<P> {
     /// # Panics
     /// If the configuration is refused.
     pub fn connect(configuration: &str, claims: &str) -> Result<Self, Answer> {
+        Self::open(configuration, Some(claims))
+    }
+
+    fn open(configuration: &str, claims: Option<&str>) -> Result<Self, Answer> {
         let (policy, limits) = configure::<P>(configuration.as_bytes()).expect("the configuration");
-        let headers = [
+        let claims = claims.map(|claims| (CLAIMS_HEADER, URL_SAFE_NO_PAD.encode(claims).into_bytes()));
+        let headers: Vec<(String, Vec<u8>)> = [
             (":path", b"/ws".to_vec()),
             ("upgrade", b"websocket".to_vec()),
             ("sec-websocket-protocol", SUBPROTOCOL_JSON.into()),
-            (CLAIMS_HEADER, URL_SAFE_NO_PAD.encode(claims).into_bytes()),
         ]
-        .map(|(name, value)| (name.to_owned(), value));
+        .into_iter()
+        .chain(claims)
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
         let handshake = Handshake::read(&headers).map_err(|refusal| Answer::refuse(&refusal))?;
         let now = Timestamp(1_795_334_400_000_000_000);
         let mut stream =

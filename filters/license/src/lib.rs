@@ -3,4 +3,4 @@
 mod followed;
 mod policy;
 
-bawaba_filter_kit::policy!(policy::License);
+bawaba_filter_kit::policy!(policy::License, cases = "../cases.json");

@@ -176,3 +176,9 @@ fn a_licence_that_ends_on_an_open_session_ends_its_subscriptions_and_comes_back(
         }
     }
 }
+
+/// What the module is held to in a host holds without one.
+#[test]
+fn the_cases_that_the_module_brings_hold() {
+    bawaba_filter_kit::trial::hold::<License>(include_str!("../cases.json"));
+}

@@ -3,4 +3,4 @@
 mod memory;
 mod policy;
 
-bawaba_filter_kit::policy!(policy::Quota);
+bawaba_filter_kit::policy!(policy::Quota, cases = "../cases.json");

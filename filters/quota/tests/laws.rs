@@ -158,3 +158,9 @@ fn what_a_session_holds_is_given_back_when_it_ends() {
     first.stream.close(&first.policy, None, NOW);
     assert!(!second.subscribe(3, "s2", &["JUFO", "TMGH"]).contains(ERROR));
 }
+
+/// What the module is held to in a host holds without one.
+#[test]
+fn the_cases_that_the_module_brings_hold() {
+    bawaba_filter_kit::trial::hold::<Quota>(include_str!("../cases.json"));
+}

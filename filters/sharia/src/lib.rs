@@ -4,4 +4,4 @@ mod memory;
 mod policy;
 mod settings;
 
-bawaba_filter_kit::policy!(policy::Sharia);
+bawaba_filter_kit::policy!(policy::Sharia, cases = "../cases.json");

@@ -400,3 +400,9 @@ proptest! {
 fn the_audience_is_the_whole_claim() {
     assert_eq!(Sharia::AUDIENCE, Some(&["/islamic"][..]));
 }
+
+/// What the module is held to in a host holds without one.
+#[test]
+fn the_cases_that_the_module_brings_hold() {
+    bawaba_filter_kit::trial::hold::<Sharia>(include_str!("../cases.json"));
+}
