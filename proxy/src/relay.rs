@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bawaba_channels::close::CloseCode;
-use bawaba_channels::frame::Sender;
+use bawaba_channels::frame::{Opcode, Sender, encode};
 use bawaba_channels::reason::Reason;
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -289,13 +289,14 @@ impl Relay {
     /// Moves to the route's newest chain, at a message boundary of both directions: the next message is judged by it.
     fn move_to_newest(&mut self) -> Result<(), (CloseCode, &'static str)> {
         let name = self.chain.route().name();
-        let Some(newest) = self.worker.chain(name) else {
+        let Some(newest) = self.worker.chain(name, &self.control.summary.context) else {
             return Err((CloseCode::RESTART, "the route is no more: come back"));
         };
         let is_between = self.inbound.is_at_message_boundary() && self.outbound.is_at_message_boundary();
         if Rc::ptr_eq(&newest, &self.chain) || !is_between {
             return Ok(());
         }
+        self.take_answers();
         let reopened = match (&self.stream, newest.is_empty()) {
             (_, true) => Ok(None),
             (Some(stream), false) => newest.reopen(stream).transpose(),
@@ -315,6 +316,25 @@ impl Relay {
                 Err((CloseCode::INTERNAL, "edge.filter_failed: a policy could not judge"))
             }
             Err(Refused::Response { .. }) => Err((CloseCode::POLICY, "no longer allowed")),
+        }
+    }
+}
+
+impl Relay {
+    /// Takes from the stream what it still has to say to the client: the answer to a request that it refused waits for the
+    /// service's next frame, which the next stream would get. An unsolicited Pong (RFC 6455, 5.5.3) is such a frame.
+    fn take_answers(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        let mut payload = [0; 8];
+        if getrandom::fill(&mut payload).is_err() {
+            return;
+        }
+        let mut pong = Vec::with_capacity(2 + payload.len());
+        encode(&mut pong, true, Opcode::Pong, &payload, None);
+        let mut bytes = pong.clone();
+        // A filter that fails now is no longer asked.
+        if self.chain.outbound(stream, &mut bytes).is_ok() {
+            self.outbound.put(bytes.strip_suffix(pong.as_slice()).unwrap_or(&bytes));
         }
     }
 }
