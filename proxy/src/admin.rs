@@ -1,6 +1,7 @@
 //! The private listener for operators: health, metrics, and what is going on. Reading never changes anything.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use pingora_core::apps::ServerApp as _;
 use pingora_core::apps::http_app::{HttpServer, ServeHttp};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::{GetSocketDigest as _, SocketDigest};
 use pingora_core::server::ShutdownWatch;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -19,6 +21,8 @@ use tokio::sync::Semaphore;
 use crate::drain;
 use crate::generation::{Audience, Target};
 use crate::listener::Door;
+
+mod filters;
 
 /// Connections at once: operators and scrapers, not clients.
 const CONNECTIONS_MAX: usize = 64;
@@ -53,7 +57,11 @@ impl Bound {
                 Ok((tcp, _)) => {
                     let (app, shutdown) = (Arc::clone(&app), shutdown.clone());
                     tokio::spawn(async move {
-                        let mut stream = Some(Box::new(L4Stream::from(tcp)) as pingora_core::protocols::Stream);
+                        // Who asks is part of a filter's history.
+                        let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
+                        let mut stream = L4Stream::from(tcp);
+                        stream.set_socket_digest(digest);
+                        let mut stream = Some(Box::new(stream) as pingora_core::protocols::Stream);
                         while let Some(next) = stream {
                             stream = app.process_new(next, &shutdown).await;
                         }
@@ -76,6 +84,9 @@ impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
         let (method, path) = (request.method.clone(), request.uri.path().to_owned());
+        if let Some(rest) = path.strip_prefix("/filters/") {
+            return filters::answer(&self.0, session, &method, rest).await;
+        }
         self.answer(&method, &path).await
     }
 }
@@ -110,7 +121,10 @@ impl Admin {
             }
             _ => text(
                 StatusCode::OK,
-                "GET /livez /readyz /metrics /sessions /endpoints /filters /generation /config\nPOST /drain\n",
+                "GET /livez /readyz /metrics /sessions /endpoints /filters /generation /config\nPOST /drain\n\\
+                 GET /filters/NAME /filters/NAME/history /filters/NAME/shadow /filters/NAME/canary\n\\
+                 PUT /filters/NAME /filters/NAME/settings (?mode=shadow, ?mode=canary&percent=5)\n\\
+                 POST /filters/NAME/rollback /filters/NAME/promote /filters/NAME/abort\n",
             ),
         }
     }
@@ -134,6 +148,7 @@ impl Admin {
         let mut body = metrics.text();
         crate::metrics::write_counted(&mut body, &door.workers.counted());
         crate::metrics::write_filters(&mut body, &door.shared.generation());
+        crate::metrics::write_shadows(&mut body, &door.shared.generation());
         page(StatusCode::OK, "text/plain; version=0.0.4", body)
     }
 
@@ -179,7 +194,9 @@ impl Admin {
         let filters = generation.filters.iter().map(|(name, loaded)| {
             let counted = loaded.filter.metrics();
             let value = json!({
-                "digest": loaded.digest,
+                "digest": loaded.revision.module,
+                "settings": loaded.revision.settings,
+                "revision": loaded.revision.digest(),
                 "calls": counted.calls,
                 "traps": counted.traps,
                 "budget_exceeded": counted.budget_exceeded,

@@ -3,6 +3,7 @@
 //! Everything that knows `bawaba-filter-host` on the message path is here. A route without filters costs nothing.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,8 +13,10 @@ use bawaba_filter_host as host;
 use bytes::Bytes;
 
 use crate::context::ConnectionContext;
-use crate::generation::{Audience, Route};
+use crate::generation::{Audience, Generation, Route};
 use crate::grants::{Grants, HostFacts};
+use crate::shadow::Watch;
+use crate::sources::Role;
 
 /// Names in lower case, pseudo-headers first.
 pub type Headers = Vec<(String, String)>;
@@ -105,13 +108,54 @@ pub struct RouteChain {
     route: Arc<Route>,
     chain: RefCell<host::WorkerChain>,
     next_tick: Cell<Option<Instant>>,
+    /// What looks on, by the filter's place.
+    shadows: RefCell<BTreeMap<usize, Watch>>,
 }
 
 impl RouteChain {
     /// The chain of `route`, for the thread that calls.
     pub fn attach(route: &Arc<Route>) -> Rc<Self> {
         let chain = RefCell::new(route.chain.attach());
-        Rc::new(Self { route: Arc::clone(route), chain, next_tick: Cell::new(None) })
+        Rc::new(Self { route: Arc::clone(route), chain, next_tick: Cell::new(None), shadows: RefCell::default() })
+    }
+
+    /// Lets the shadows of `generation` look on, and no others.
+    pub fn shadow_by(&self, generation: &Generation) {
+        let mut shadows = self.shadows.borrow_mut();
+        let mut chain = self.chain.borrow_mut();
+        for (place, filter) in self.route.filters.iter().enumerate() {
+            let loaded = generation.filters.get(&filter.name);
+            let wanted =
+                loaded.and_then(|loaded| loaded.candidate.as_ref()).and_then(|candidate| match &candidate.role {
+                    Role::Shadow(settings) => Some((candidate, settings)),
+                    Role::Canary(_) => None,
+                });
+            match (wanted, shadows.get(&place)) {
+                (Some((candidate, _)), Some(known)) if known.is_of(candidate) => {}
+                (Some((candidate, settings)), _) => {
+                    let watch = Watch::new(candidate, settings);
+                    chain.set_tap(place, Some(Box::new(watch.clone())));
+                    shadows.insert(place, watch);
+                }
+                (None, Some(_)) => {
+                    chain.set_tap(place, None);
+                    shadows.remove(&place);
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// The first filter of the route refused a handshake: its shadow is asked too.
+    fn refused(&self, request: &host::Headers, facts: &Rc<Facts>, opening: &host::Opening) {
+        let (Some(watch), Some(first)) = (self.shadows.borrow().get(&0).cloned(), self.route.filters.first()) else {
+            return;
+        };
+        if let host::Opening::Refused(response) = opening
+            && *response.filter == *first.name
+        {
+            watch.refused(request, Rc::clone(facts) as Rc<dyn host::Properties>);
+        }
     }
 
     /// The route.
@@ -135,7 +179,11 @@ impl RouteChain {
             return Ok(ChainStream(None));
         }
         let mut headers = to_host(request);
+        let came = (!self.shadows.borrow().is_empty()).then(|| headers.clone());
         let opening = self.chain.borrow_mut().open(&mut headers, Rc::clone(facts) as Rc<dyn host::Properties>);
+        if let Some(came) = came {
+            self.refused(&came, facts, &opening);
+        }
         *request = from_host(&headers);
         opened(opening)
     }
@@ -184,6 +232,9 @@ impl RouteChain {
             return Vec::new();
         }
         let mut chain = self.chain.borrow_mut();
+        if !self.shadows.borrow().is_empty() {
+            chain.tick_taps(now);
+        }
         if chain.next_tick().is_some_and(|at| at <= now) {
             chain.tick(now);
         }

@@ -8,24 +8,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use bawaba_channels::name::Exchange;
-use sha2::{Digest as _, Sha256};
 
 use crate::config::source::{Problem, Severity, Source, Step, nearest};
-use crate::config::{Cluster, Config, Filter, OnFailure, Route};
+use crate::config::{Cluster, Config, Route};
 use crate::identity::Verifier;
 
 /// Fewest bytes of a shared secret: the output of SHA-256 (RFC 7518, 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
-/// Names of policies that may never be skipped because they failed.
-const NEVER_ALLOWED_TO_FAIL: [&str; 2] = ["license", "sharia"];
-/// One page of WebAssembly memory.
-const WASM_PAGE_BYTES: u64 = 64 * 1024;
-/// The most that a 32-bit module can address.
-const WASM_MEMORY_BYTES_MAX: u64 = 4 << 30;
+/// Earlier revisions of a filter that may be kept: at 16 MiB a module, a gibibyte.
+const REVISIONS_KEPT_MAX: u32 = 64;
 
 macro_rules! at {
     ($($step:expr),* $(,)?) => { &[$(Step::from($step)),*] };
 }
+
+mod filter;
 
 struct Checker<'a> {
     config: &'a Config,
@@ -98,6 +95,18 @@ impl Checker<'_> {
             self.error(at!["edge", "name"], "the edge's name is empty");
         }
         self.positive(at!["edge", "drain_window"], self.config.edge.drain_window);
+        if let Some(directory) = &self.config.edge.state_directory
+            && directory.exists()
+            && !directory.is_dir()
+        {
+            self.error(at!["edge", "state_directory"], format!("{} is no directory", directory.display()));
+        }
+        if !(1..=REVISIONS_KEPT_MAX).contains(&self.config.edge.revisions_kept_max) {
+            self.error(
+                at!["edge", "revisions_kept_max"],
+                format!("revisions_kept_max must lie between 1 and {REVISIONS_KEPT_MAX}"),
+            );
+        }
     }
 
     fn listeners(&mut self) {
@@ -287,66 +296,6 @@ impl Checker<'_> {
         }
     }
 
-    fn filter(&mut self, name: &str, filter: &Filter) {
-        self.module(name, filter);
-        let stem = filter.module.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let guarded =
-            NEVER_ALLOWED_TO_FAIL.iter().find(|guarded| [name, stem].iter().any(|part| is_policy(part, guarded)));
-        if let (Some(guarded), OnFailure::Allow) = (guarded, filter.on_failure) {
-            self.error_with(
-                at!["filter", name, "on_failure"],
-                format!("{guarded} may not pass what it could not judge"),
-                "write on_failure = \"deny\"",
-            );
-        }
-        if let Some(settings_file) = &filter.settings_file {
-            if !filter.settings.is_empty() {
-                self.error(at!["filter", name, "settings_file"], "settings and settings_file are both given: keep one");
-            }
-            if let Some(bytes) = self.file(at!["filter", name, "settings_file"], settings_file)
-                && let Err(error) = serde_json::from_slice::<serde_json::Value>(&bytes)
-            {
-                self.error(
-                    at!["filter", name, "settings_file"],
-                    format!("{} is no JSON: {error}", settings_file.display()),
-                );
-            }
-        }
-        self.positive(at!["filter", name, "callback_budget"], filter.callback_budget);
-        if !(WASM_PAGE_BYTES..=WASM_MEMORY_BYTES_MAX).contains(&filter.memory_bytes_max) {
-            self.error(
-                at!["filter", name, "memory_bytes_max"],
-                format!(
-                    "memory_bytes_max must lie between {WASM_PAGE_BYTES} (one page) and {WASM_MEMORY_BYTES_MAX} (4 GiB)"
-                ),
-            );
-        }
-    }
-
-    fn module(&mut self, name: &str, filter: &Filter) {
-        let Some(bytes) = self.file(at!["filter", name, "module"], &filter.module) else { return };
-        if !bytes.starts_with(b"\0asm") {
-            self.error_with(
-                at!["filter", name, "module"],
-                format!("{} is no WebAssembly module", filter.module.display()),
-                "scripts/build-filters writes the modules to target/filters",
-            );
-        }
-        let Some(digest) = &filter.digest else { return };
-        if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            self.error(at!["filter", name, "digest"], "the digest must be a sha-256 in 64 hexadecimal digits");
-            return;
-        }
-        let actual: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        if !actual.eq_ignore_ascii_case(digest) {
-            self.error_with(
-                at!["filter", name, "digest"],
-                format!("{} is not the module that was approved: its sha-256 is {actual}", filter.module.display()),
-                "install the approved module, or approve this one by writing its digest here",
-            );
-        }
-    }
-
     fn route(&mut self, index: usize, route: &Route) {
         let config = self.config;
         if route.name.is_empty() {
@@ -382,6 +331,7 @@ impl Checker<'_> {
                 self.error(at!["route", index, "filters", place], format!("filter \"{filter}\" is listed twice"));
             }
         }
+        self.canaries(index, route);
         self.target(index, route);
         for (place, origin) in route.origins.iter().enumerate() {
             if origin != "*" && !is_origin(origin) {
@@ -465,11 +415,6 @@ impl Checker<'_> {
             }
         }
     }
-}
-
-/// Whether a filter's name or module stem names this policy: `sharia`, `filter_sharia`, `sharia-v2`.
-fn is_policy(name: &str, policy: &str) -> bool {
-    name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word.eq_ignore_ascii_case(policy))
 }
 
 /// Whether every request of `route` is already taken by `earlier`.

@@ -10,10 +10,12 @@ use std::time::Duration;
 use serde::Deserialize;
 
 mod duration;
+mod filter;
 mod load;
 mod redacted;
 pub mod source;
 
+pub use filter::{Canary, Filter, OnFailure, Scope, Shadow, Variant};
 pub use load::load;
 #[cfg(test)]
 pub(crate) use load::load_source;
@@ -63,11 +65,22 @@ pub struct Edge {
     /// On SIGTERM: how long open sessions are closed in a paced way before the process ends.
     #[serde(with = "duration")]
     pub drain_window: Duration,
+    /// Where changes made over the admin listener are kept, and what filters were before; absent: they can't be made.
+    pub state_directory: Option<PathBuf>,
+    /// Earlier revisions of each filter that are kept there to go back to.
+    pub revisions_kept_max: u32,
 }
 
 impl Default for Edge {
     fn default() -> Self {
-        Self { workers: 0, name: "bawaba".into(), log_format: "text".into(), drain_window: Duration::from_secs(30) }
+        Self {
+            workers: 0,
+            name: "bawaba".into(),
+            log_format: "text".into(),
+            drain_window: Duration::from_secs(30),
+            state_directory: None,
+            revisions_kept_max: 10,
+        }
     }
 }
 
@@ -280,67 +293,6 @@ impl Default for Health {
             healthy_after: 1,
         }
     }
-}
-
-/// A filter: a module and its settings.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Filter {
-    /// The `.wasm` file.
-    pub module: PathBuf,
-    /// Required sha-256 of the file, in hex.
-    pub digest: Option<String>,
-    /// What happens to a message that the filter could not judge: `deny` or `allow`.
-    pub on_failure: OnFailure,
-    /// The filter's settings (its plugin configuration), given to it as JSON.
-    #[serde(default)]
-    pub settings: toml::Table,
-    /// The settings from a JSON file instead.
-    pub settings_file: Option<PathBuf>,
-    /// VM configuration, as is.
-    #[serde(default)]
-    pub vm_configuration: String,
-    /// Which root context of the module.
-    #[serde(default)]
-    pub root_id: String,
-    /// Whether outbound public messages are judged once per cohort or for each session.
-    #[serde(default)]
-    pub scope: Scope,
-    /// CPU time for one callback.
-    #[serde(default = "callback_budget", with = "duration")]
-    pub callback_budget: Duration,
-    /// Memory of one VM, in bytes.
-    #[serde(default = "memory_bytes_max")]
-    pub memory_bytes_max: u64,
-}
-
-fn callback_budget() -> Duration {
-    Duration::from_millis(100)
-}
-
-const fn memory_bytes_max() -> u64 {
-    64 * 1024 * 1024
-}
-
-/// What happens to a message that a filter could not judge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnFailure {
-    /// It is refused.
-    Deny,
-    /// It passes.
-    Allow,
-}
-
-/// How often an outbound public message is judged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// Once per set of facts that the module declared; a module that declares nothing is judged per session.
-    #[default]
-    Cohort,
-    /// For each session.
-    Session,
 }
 
 /// A route.

@@ -5,22 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bawaba_channels::name::Exchange;
 use bawaba_filter_host as host;
-use sha2::{Digest, Sha256};
 
+use crate::canary::CanaryRoute;
 use crate::cluster::Cluster;
 use crate::config::{self, Config};
+use crate::loading::{LoadedFilter, load};
+use crate::revision::Trouble;
+use crate::sources::{Role, Sources};
 
-/// Why a generation could not be built.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BuildError(pub String);
-
-/// Custom section of a module: on which facts its outbound verdicts depend.
-const AUDIENCE_SECTION: &str = "bawaba.audience";
+/// VMs that one thread may need of one filter on one route at once: in force, the one before, and a candidate of each.
+const VMS_PER_PLACE: usize = 4;
+/// Address space is reserved for each: 4 GiB, of the 128 TiB that a process has.
+const VMS_MAX: usize = 4096;
 
 /// Everything that can change without a restart.
 pub struct Generation {
@@ -34,22 +33,10 @@ pub struct Generation {
     pub clusters: BTreeMap<String, Arc<Cluster>>,
     /// Filters by name.
     pub filters: BTreeMap<String, LoadedFilter>,
+    /// What canary sessions take instead, by the route's name.
+    pub canaries: BTreeMap<String, CanaryRoute>,
     /// What all filters of the process share.
     pub host: Arc<host::Host>,
-}
-
-/// A filter, loaded.
-#[derive(Clone)]
-pub struct LoadedFilter {
-    /// Its name in the configuration.
-    pub name: String,
-    /// sha-256 of the module, in hex.
-    pub digest: String,
-    /// The compiled module, with its counters.
-    pub filter: host::Filter,
-    /// sha-256 of everything that it was made of.
-    fingerprint: [u8; 32],
-    audience: Audience,
 }
 
 /// On which facts of a session the outbound verdicts of public messages depend.
@@ -75,6 +62,8 @@ pub struct Route {
     pub audience: Audience,
     /// Where it leads.
     pub target: Target,
+    /// Whether a candidate stands in a filter's place.
+    pub is_canary: bool,
 }
 
 /// Where a route leads.
@@ -110,37 +99,38 @@ impl Route {
 }
 
 impl Generation {
-    /// Builds the generation of `config`, carrying over from `before` what did not change. Reads and compiles: call
-    /// it off the path.
-    pub fn build(config: Arc<Config>, before: Option<&Self>) -> Result<Self, BuildError> {
+    /// Builds the generation of `config` from `sources`, carrying over from `before` what did not change. Compiles:
+    /// call it off the path.
+    pub fn build(config: Arc<Config>, sources: &Sources, before: Option<&Self>) -> Result<Self, Trouble> {
         let host = match before {
             Some(before) => Arc::clone(&before.host),
-            None => {
-                let most = config.filter.values().map(|filter| filter.memory_bytes_max).max().unwrap_or(0);
-                let defaults = host::HostLimits::default();
-                let most = usize::try_from(most).unwrap_or(usize::MAX).max(defaults.vm_memory_bytes_max);
-                host::Host::new(host::HostLimits { vm_memory_bytes_max: most, ..defaults })
-                    .map_err(|error| BuildError(format!("filter host: {error}")))?
-            }
+            None => make_host(&config)?,
         };
         let mut clusters = BTreeMap::new();
         for (name, settings) in &config.cluster {
             let before = before.and_then(|before| before.clusters.get(name));
+            let made = || {
+                Cluster::new(name, settings.clone())
+                    .map_err(|what| Trouble::new(format!("cluster {name}"), what, "correct its settings"))
+            };
             let cluster = match before {
                 Some(kept) if kept.settings == *settings => Arc::clone(kept),
                 Some(changed) => {
-                    let cluster = Cluster::new(name, settings.clone()).map_err(BuildError)?;
+                    let cluster = made()?;
                     cluster.inherit(changed);
                     cluster
                 }
-                None => Cluster::new(name, settings.clone()).map_err(BuildError)?,
+                None => made()?,
             };
             clusters.insert(name.clone(), cluster);
         }
         let mut filters = BTreeMap::new();
         for (name, settings) in &config.filter {
+            let source = sources.get(name).ok_or_else(|| {
+                Trouble::of_filter(name, "", "was added while the generation was built", "reload again")
+            })?;
             let kept = before.and_then(|before| before.filters.get(name));
-            filters.insert(name.clone(), load_filter(&host, name, settings, kept)?);
+            filters.insert(name.clone(), load(&host, name, settings, source, kept)?);
         }
         let number = before.map_or(1, |before| before.number + 1);
         let mut routes = Vec::with_capacity(config.route.len());
@@ -149,12 +139,28 @@ impl Generation {
             let same = before.and_then(|before| before.route(&settings.name)).filter(|kept| is_same(kept, &route));
             routes.push(same.map_or_else(|| Arc::new(route), Arc::clone));
         }
-        Ok(Self { number, config, routes, clusters, filters, host })
+        let mut canaries = BTreeMap::new();
+        for settings in &config.route {
+            if let Some(canary) = build_canary(number, settings, &clusters, &filters, before)? {
+                canaries.insert(settings.name.clone(), canary);
+            }
+        }
+        Ok(Self { number, config, routes, clusters, filters, canaries, host })
     }
 
     /// The route of this name.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
         self.routes.iter().find(|route| route.name() == name)
+    }
+
+    /// Another filter with a canary on a route of this one.
+    pub fn other_canary(&self, name: &str) -> Option<&str> {
+        let of = self.routes.iter().filter(|route| route.settings.filters.iter().any(|filter| filter == name));
+        of.flat_map(|route| &route.settings.filters)
+            .filter(|other| *other != name)
+            .filter_map(|other| self.filters.get(other))
+            .find(|other| other.candidate.as_ref().is_some_and(|candidate| matches!(candidate.role, Role::Canary(_))))
+            .map(|other| other.name.as_str())
     }
 
     /// Whether nothing in it differs from `other`.
@@ -164,86 +170,45 @@ impl Generation {
             && self.clusters.len() == other.clusters.len()
             && self.clusters.iter().zip(&other.clusters).all(|((_, a), (_, b))| Arc::ptr_eq(a, b))
             && self.filters.len() == other.filters.len()
-            && self.filters.iter().zip(&other.filters).all(|((_, a), (_, b))| a.fingerprint == b.fingerprint)
+            && self.filters.iter().zip(&other.filters).all(|((_, a), (_, b))| a.is_same(b))
     }
+}
+
+fn make_host(config: &Config) -> Result<Arc<host::Host>, Trouble> {
+    let defaults = host::HostLimits::default();
+    let most = config.filter.values().map(|filter| filter.memory_bytes_max).max().unwrap_or(0);
+    let most = usize::try_from(most).unwrap_or(usize::MAX).max(defaults.vm_memory_bytes_max);
+    let threads = match config.edge.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    };
+    let places: usize = config.route.iter().map(|route| route.filters.len()).sum();
+    let vms = threads.saturating_mul(places).saturating_mul(VMS_PER_PLACE).min(VMS_MAX);
+    let vms_max = u32::try_from(vms).unwrap_or(u32::MAX).max(defaults.vms_max);
+    host::Host::new(host::HostLimits { vm_memory_bytes_max: most, vms_max, ..defaults }).map_err(|error| {
+        let advice = "lower memory_bytes_max, or allow the process more address space";
+        Trouble::new("filter host", error.to_string(), advice)
+    })
 }
 
 fn is_same(kept: &Route, route: &Route) -> bool {
     kept.settings == route.settings
         && kept.target.is_same(&route.target)
         && kept.filters.len() == route.filters.len()
-        && kept.filters.iter().zip(&route.filters).all(|(a, b)| a.fingerprint == b.fingerprint)
-}
-
-/// Reads a filter's files and builds it, unless it is what `kept` was made of.
-fn load_filter(
-    host: &host::Host,
-    name: &str,
-    settings: &config::Filter,
-    kept: Option<&LoadedFilter>,
-) -> Result<LoadedFilter, BuildError> {
-    let fail = |what: String| BuildError(format!("filter {name}: {what}"));
-    let read =
-        |path: &std::path::Path| std::fs::read(path).map_err(|error| fail(format!("{}: {error}", path.display())));
-    let module = read(&settings.module)?;
-    let digest: String = Sha256::digest(&module).iter().map(|byte| format!("{byte:02x}")).collect();
-    if let Some(wanted) = &settings.digest
-        && !wanted.eq_ignore_ascii_case(&digest)
-    {
-        return Err(fail(format!("{} has sha-256 {digest}, and {wanted} is required", settings.module.display())));
-    }
-    let given = match &settings.settings_file {
-        Some(path) => read(path)?,
-        None => serde_json::to_vec(&settings.settings).map_err(|error| fail(format!("settings: {error}")))?,
-    };
-    let fingerprint: [u8; 32] = {
-        let mut hash = Sha256::new();
-        for part in [digest.as_bytes(), &given, format!("{settings:?}").as_bytes()] {
-            hash.update(part.len().to_le_bytes());
-            hash.update(part);
-        }
-        hash.finalize().into()
-    };
-    if let Some(kept) = kept.filter(|kept| kept.fingerprint == fingerprint) {
-        return Ok(kept.clone());
-    }
-    let filter = host
-        .build(host::FilterSpec {
-            name: name.to_owned(),
-            module,
-            settings: given,
-            vm_configuration: settings.vm_configuration.clone().into_bytes(),
-            vm_id: String::new(),
-            root_id: settings.root_id.clone(),
-            on_failure: match settings.on_failure {
-                config::OnFailure::Deny => host::OnFailure::Deny,
-                config::OnFailure::Allow => host::OnFailure::Allow,
-            },
-            limits: host::FilterLimits {
-                callback_budget: settings.callback_budget,
-                start_budget: settings.callback_budget.max(Duration::from_secs(2)),
-                memory_bytes_max: usize::try_from(settings.memory_bytes_max).unwrap_or(usize::MAX),
-                ..host::FilterLimits::default()
-            },
-        })
-        .map_err(|error| fail(format!("{}: {error}", settings.module.display())))?;
-    let audience = match (settings.scope, filter.custom_section(AUDIENCE_SECTION)) {
-        (config::Scope::Session, _) | (config::Scope::Cohort, None) => Audience::Everything,
-        (config::Scope::Cohort, Some(section)) => {
-            let pointers: Vec<String> = serde_json::from_slice(section)
-                .map_err(|error| fail(format!("{}: section {AUDIENCE_SECTION}: {error}", settings.module.display())))?;
-            if pointers.is_empty() { Audience::Nothing } else { Audience::Facts(pointers) }
-        }
-    };
-    tracing::info!(filter = name, digest = %digest, ?audience, "filter loaded");
-    Ok(LoadedFilter { name: name.to_owned(), digest, filter, fingerprint, audience })
+        && kept.audience == route.audience
+        && kept.filters.iter().zip(&route.filters).all(|(a, b)| a.is_in_force_as(b))
 }
 
 /// What the verdicts of several filters together depend on.
 fn union(filters: &[LoadedFilter]) -> Audience {
     let mut pointers = std::collections::BTreeSet::new();
-    for filter in filters {
-        match &filter.audience {
+    // A shadow that looks at more than its filter needs cohorts that have more in common.
+    let shadow = |filter: &LoadedFilter| {
+        let candidate = filter.candidate.clone()?;
+        matches!(candidate.role, Role::Shadow(_)).then(|| candidate.audience.clone())
+    };
+    for audience in filters.iter().flat_map(|filter| [Some(filter.audience.clone()), shadow(filter)]).flatten() {
+        match &audience {
             Audience::Nothing => {}
             Audience::Facts(of_one) => pointers.extend(of_one.iter().cloned()),
             Audience::Everything => return Audience::Everything,
@@ -257,38 +222,51 @@ fn build_route(
     settings: &config::Route,
     clusters: &BTreeMap<String, Arc<Cluster>>,
     loaded: &BTreeMap<String, LoadedFilter>,
-) -> Result<Route, BuildError> {
+) -> Result<Route, Trouble> {
     let name = &settings.name;
+    let trouble = |what: String| Trouble::new(format!("route {name}"), what, "bawaba check says where");
     let cluster = |cluster: &str| {
-        clusters
-            .get(cluster)
-            .cloned()
-            .ok_or_else(|| BuildError(format!("route {name}: there is no cluster \"{cluster}\"")))
+        clusters.get(cluster).cloned().ok_or_else(|| trouble(format!("there is no cluster \"{cluster}\"")))
     };
     let target = match (&settings.channel, &settings.relay) {
         (Some(exchanges), None) => {
             let mut by_exchange = BTreeMap::new();
             for (exchange, to) in exchanges {
-                let parsed = exchange
-                    .parse()
-                    .map_err(|error| BuildError(format!("route {name}: channel: \"{exchange}\": {error}")))?;
+                let parsed = exchange.parse().map_err(|error| trouble(format!("channel: \"{exchange}\": {error}")))?;
                 by_exchange.insert(parsed, cluster(to)?);
             }
             Target::Channel(by_exchange)
         }
         (None, Some(relay)) => Target::Relay { cluster: cluster(&relay.cluster)?, http: relay.http },
-        _ => return Err(BuildError(format!("route {name}: exactly one of channel and relay is needed"))),
+        _ => return Err(trouble("exactly one of channel and relay is needed".into())),
     };
     let filters = settings
         .filters
         .iter()
-        .map(|filter| {
-            loaded
-                .get(filter)
-                .cloned()
-                .ok_or_else(|| BuildError(format!("route {name}: there is no filter \"{filter}\"")))
-        })
+        .map(|filter| loaded.get(filter).cloned().ok_or_else(|| trouble(format!("there is no filter \"{filter}\""))))
         .collect::<Result<Vec<_>, _>>()?;
     let chain = host::Chain::new(generation, filters.iter().map(|loaded| loaded.filter.clone()).collect());
-    Ok(Route { settings: settings.clone(), audience: union(&filters), filters, chain, target })
+    Ok(Route { settings: settings.clone(), audience: union(&filters), filters, chain, target, is_canary: false })
+}
+
+/// The route that canary sessions take, where one of its filters has a canary.
+fn build_canary(
+    generation: u64,
+    settings: &config::Route,
+    clusters: &BTreeMap<String, Arc<Cluster>>,
+    filters: &BTreeMap<String, LoadedFilter>,
+    before: Option<&Generation>,
+) -> Result<Option<CanaryRoute>, Trouble> {
+    let tried = settings.filters.iter().filter_map(|name| filters.get(name)).find_map(|loaded| {
+        let candidate = loaded.candidate.as_ref()?;
+        let Role::Canary(canary) = &candidate.role else { return None };
+        Some((loaded, candidate, canary.percent))
+    });
+    let Some((loaded, candidate, percent)) = tried else { return Ok(None) };
+    let mut with_candidate = filters.clone();
+    with_candidate.insert(loaded.name.clone(), loaded.replaced_by(candidate));
+    let route = Route { is_canary: true, ..build_route(generation, settings, clusters, &with_candidate)? };
+    let kept = before.and_then(|before| before.canaries.get(&settings.name)).map(|kept| &kept.route);
+    let route = kept.filter(|kept| is_same(kept, &route)).map_or_else(|| Arc::new(route), Arc::clone);
+    Ok(Some(CanaryRoute { filter: loaded.name.clone(), percent, route }))
 }

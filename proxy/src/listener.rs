@@ -47,6 +47,8 @@ const BACKLOG: u32 = 4096;
 pub struct Door {
     /// What all threads share.
     pub shared: Arc<Shared>,
+    /// Makes changes.
+    pub control: crate::control::Handle,
     /// Where sessions go.
     pub workers: Arc<Workers>,
     /// Verifies tokens.

@@ -9,7 +9,10 @@ use clap::{Parser, Subcommand};
 
 mod admin;
 mod answer;
+mod canary;
+mod cases;
 mod chain;
+mod change;
 mod check;
 mod cluster;
 mod config;
@@ -30,16 +33,22 @@ mod jitter;
 mod limits;
 mod lint;
 mod listener;
+mod loading;
 mod metrics;
 mod outbox;
 mod passthrough;
 mod refusal;
 mod relay;
+mod revision;
 mod route;
 mod serve;
 mod session;
+mod shadow;
 mod shared;
+mod signature;
+mod sources;
 mod sticky;
+mod store;
 mod token;
 mod trunk;
 mod upstream;
@@ -136,9 +145,12 @@ fn checked(file: &std::path::Path) -> ExitCode {
         println!("{warning}");
     }
     // What only building it can show: modules that load, settings that filters take, keys that can be read.
-    let built = config::load(file)
-        .map_err(|_| anyhow::anyhow!("the file changed meanwhile"))
-        .and_then(|loaded| Ok(generation::Generation::build(std::sync::Arc::new(loaded.config), None)?));
+    let built = config::load(file).map_err(|_| anyhow::anyhow!("the file changed meanwhile")).and_then(|loaded| {
+        let config = std::sync::Arc::new(loaded.config);
+        // The files alone: what an operator chose over them is the running edge's.
+        let sources = sources::resolve(&config, &store::Store::open(None, 1)?)?;
+        Ok(generation::Generation::build(config, &sources, None)?)
+    });
     match built {
         Ok(generation) => {
             let (routes, filters) = (generation.routes.len(), generation.filters.len());

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use crate::change::role_word;
 use crate::counters::Counted;
 use crate::generation::Generation;
+use crate::store::{self, How};
 use bawaba_channels::close::CloseCode;
 use bawaba_channels::reason::Reason;
 use prometheus::{
@@ -80,6 +82,7 @@ pub struct Metrics {
     closes: IntCounterVec,
     sessions: IntGaugeVec,
     http_requests: IntCounterVec,
+    filter_changes: IntCounterVec,
     /// From the accepted connection (or the request, where a connection carries several) to the answer.
     pub connect_seconds: Histogram,
     /// From a client.
@@ -143,6 +146,11 @@ impl Metrics {
                 "bawaba_http_requests_total",
                 "Plain HTTP requests passed, by status class.",
                 &["status"],
+            )?,
+            filter_changes: counters(
+                "bawaba_filter_changes_total",
+                "Changes of filters, by how they came and what became of them.",
+                &["filter", "how", "outcome"],
             )?,
             inbound: traffic(Direction::Inbound),
             outbound: traffic(Direction::Outbound),
@@ -208,6 +216,11 @@ impl Metrics {
         self.http_requests.with_label_values(&[class]).inc();
     }
 
+    /// A change of `filter`, which must be a name from the configuration.
+    pub fn filter_change(&self, filter: &str, how: How, outcome: store::Outcome) {
+        self.filter_changes.with_label_values(&[filter, how.label(), outcome.label()]).inc();
+    }
+
     /// Everything in Prometheus' text form.
     pub fn text(&self) -> Vec<u8> {
         let mut text = Vec::new();
@@ -249,6 +262,17 @@ pub fn write_filters(out: &mut Vec<u8>, generation: &Generation) {
     if let Err(error) = TextEncoder::new().encode(&families, out) {
         tracing::error!(%error, "the metrics of filters could not be written");
     }
+}
+
+/// What shadows counted.
+pub fn write_shadows(out: &mut Vec<u8>, generation: &Generation) {
+    let mut text = String::new();
+    for (name, loaded) in &generation.filters {
+        if let Some(candidate) = loaded.candidate.as_ref().filter(|candidate| role_word(&candidate.role) == "shadow") {
+            candidate.tally.write(&mut text, name);
+        }
+    }
+    out.extend_from_slice(text.as_bytes());
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use tokio::sync::watch;
 
 use crate::config::{self, Config};
 use crate::drain::DrainOnTerminate;
-use crate::generation::Generation;
 use crate::identity::{Identity, Verifier};
 use crate::limits::Limiter;
 use crate::listener::{Bound, Door};
@@ -46,7 +45,7 @@ pub fn run(file: &Path, started: impl FnOnce(&Addresses)) -> anyhow::Result<()> 
     let config = Arc::new(loaded.config);
     let metrics = Metrics::new()?;
     let identity = Identity::new(verifier(&config)?);
-    let first = Generation::build(Arc::clone(&config), None)?;
+    let (first, store) = control::begin(&config)?;
     metrics.generation.set(1);
     let verify = {
         let identity = Arc::clone(&identity);
@@ -82,15 +81,16 @@ pub fn run(file: &Path, started: impl FnOnce(&Addresses)) -> anyhow::Result<()> 
             admin: admin.as_ref().map(|admin| format!("http://{}", admin.address)),
         };
         let limiter = Limiter::new(&config.limits);
+        let control = control::start(&shared, store, reload(file, Arc::clone(&identity)))?;
         let door = Arc::new(Door {
             shared: Arc::clone(&shared),
+            control,
             workers: Arc::clone(&workers),
             identity: Arc::clone(&identity),
             limiter,
             passthrough: Passthrough::new(config.timeouts.connect, Arc::clone(&metrics)),
             metrics: Arc::clone(&metrics),
         });
-        control::start(&shared, reload(file, identity))?;
         if let Some(admin) = admin {
             tokio::spawn(admin.serve(Arc::clone(&door), stopped.clone()));
         }

@@ -1,7 +1,7 @@
 //! What all threads share: the generation in force, the sticky signer, who drains, who verifies, who counts.
 //! Nothing here is touched per message.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +15,7 @@ use crate::drain::Drain;
 use crate::generation::Generation;
 use crate::metrics::Metrics;
 use crate::sticky::Signer;
+use crate::store::Journal;
 
 /// What a verified token says; see [`crate::context::ConnectionContext`].
 #[derive(Clone, Debug)]
@@ -49,6 +50,7 @@ pub struct Shared {
     /// Generations that could not be built.
     pub reloads: Reloads,
     current: ArcSwap<Generation>,
+    journals: ArcSwap<BTreeMap<String, Journal>>,
     generations: watch::Sender<u64>,
 }
 
@@ -71,6 +73,7 @@ impl Shared {
             sids: Sids::default(),
             reloads: Reloads::default(),
             current: ArcSwap::from_pointee(first),
+            journals: ArcSwap::default(),
             generations: watch::channel(number).0,
         }))
     }
@@ -90,6 +93,16 @@ impl Shared {
         let number = generation.number;
         self.current.store(Arc::new(generation));
         self.generations.send_replace(number);
+    }
+
+    /// What became of each filter's changes, for admin.
+    pub fn journals(&self) -> Arc<BTreeMap<String, Journal>> {
+        self.journals.load_full()
+    }
+
+    /// Shows admin what became of each filter's changes.
+    pub fn publish_journals(&self, journals: BTreeMap<String, Journal>) {
+        self.journals.store(Arc::new(journals));
     }
 
     /// Whether new sessions are refused.

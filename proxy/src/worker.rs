@@ -28,6 +28,10 @@ use crate::limits::SessionPermit;
 use crate::shared::{SessionPlace, Shared};
 use crate::{relay, session, trunk};
 
+mod chains;
+
+use chains::Chains;
+
 /// Handshakes that wait for one worker before it is full.
 const HANDOFFS_MAX: usize = 1024;
 /// Commands that wait for one worker.
@@ -202,7 +206,7 @@ pub struct WorkerContext {
     /// Woken when a trunk brought phases of a market.
     pub(crate) markets_known: Notify,
     generation: RefCell<Arc<Generation>>,
-    chains: RefCell<BTreeMap<String, Rc<RouteChain>>>,
+    chains: RefCell<Chains>,
     sessions_count: Arc<AtomicUsize>,
     next_session: Cell<u64>,
 }
@@ -237,14 +241,9 @@ impl WorkerContext {
         })
     }
 
-    /// The chain of a route, in that generation.
-    pub fn chain(&self, route: &str) -> Option<Rc<RouteChain>> {
-        if let Some(chain) = self.chains.borrow().get(route) {
-            return Some(Rc::clone(chain));
-        }
-        let chain = RouteChain::attach(self.generation.borrow().route(route)?);
-        self.chains.borrow_mut().insert(route.to_owned(), Rc::clone(&chain));
-        Some(chain)
+    /// The chain that a session takes on a route, in the generation of this worker.
+    pub fn chain(&self, route: &str, context: &ConnectionContext) -> Option<Rc<RouteChain>> {
+        self.chains.borrow_mut().of(&self.generation.borrow(), route, context)
     }
 
     /// A number for a new session on this worker.
@@ -263,29 +262,15 @@ impl WorkerContext {
 
     /// Moves a session that was opened under a generation that has ended meanwhile.
     pub(crate) fn settle_seat(&self, seat: SeatKey) {
-        let route = self.hub.borrow_mut().seat_mut(seat).map(|seat| seat.chain.route().name().to_owned());
-        if let Some(chain) = route.and_then(|route| self.chain(&route)) {
-            self.hub.borrow_mut().move_to(&chain);
-        }
+        self.hub.borrow_mut().move_seats(Some(seat), |route, context| self.chain(route, context));
     }
 
     /// Moves this worker to the generation in force: changed routes get new chains, and their sessions with them.
     fn move_to_newest(&self) {
         let next = self.shared.generation();
         *self.generation.borrow_mut() = Arc::clone(&next);
-        let used: Vec<Rc<RouteChain>> = self.chains.borrow().values().cloned().collect();
-        for old in used {
-            let name = old.route().name();
-            match next.route(name) {
-                Some(route) if Arc::ptr_eq(route, old.route()) => {}
-                Some(route) => {
-                    let chain = RouteChain::attach(route);
-                    self.chains.borrow_mut().insert(name.to_owned(), Rc::clone(&chain));
-                    self.hub.borrow_mut().move_to(&chain);
-                }
-                None => drop(self.chains.borrow_mut().remove(name)),
-            }
-        }
+        self.chains.borrow_mut().keep_those_of(&next);
+        self.hub.borrow_mut().move_seats(None, |route, context| self.chain(route, context));
         self.hub.borrow_mut().close_route(|route| next.route(route).is_some());
         self.hub.borrow_mut().relane(&next);
         tracing::info!(worker = self.index, generation = next.number, "moved to the new generation");
@@ -293,7 +278,7 @@ impl WorkerContext {
 
     fn sweep(&self) {
         let now = Instant::now();
-        let chains: Vec<Rc<RouteChain>> = self.chains.borrow().values().cloned().collect();
+        let chains = self.chains.borrow().all();
         let mut hub = self.hub.borrow_mut();
         for chain in &chains {
             match chain.route().target {
@@ -392,7 +377,7 @@ async fn settle_in_time(context: Rc<WorkerContext>) {
 
 /// One connection, from its handshake to its end.
 async fn serve(context: &Rc<WorkerContext>, handoff: Handoff) {
-    let reason = match context.chain(&handoff.context.route) {
+    let reason = match context.chain(&handoff.context.route, &handoff.context) {
         _ if context.shared.is_draining() => Reason::EdgeDraining,
         Some(chain) => match chain.route().target {
             Target::Channel(_) => return session::serve(context, handoff, chain).await,

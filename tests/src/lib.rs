@@ -15,6 +15,7 @@
 pub mod client;
 pub mod http;
 pub mod keys;
+pub mod lab;
 pub mod place;
 pub mod process;
 pub mod relay;

@@ -177,6 +177,31 @@ fn every_mistake_is_told_where_it_is_and_what_to_do() {
             "",
             "edge.toml:19:9: warning: no route uses filter \"sharia\": it judges nothing\n  hint: name it in the filters of a route",
         ),
+        (
+            "on_failure = \"deny\"\n",
+            "on_failure = \"deny\"\nshadow = {}\n",
+            "edge.toml:22:1: error: the candidate is the same as the filter\n  hint: give it a module, settings or settings_file of its own",
+        ),
+        (
+            "on_failure = \"deny\"\n",
+            "on_failure = \"deny\"\nshadow = { settings = {} }\ncanary = { settings = {} }\n",
+            "edge.toml:23:1: error: a filter has one candidate: it is a shadow or a canary\n  hint: shadow it first, and make it a canary once its differences are explained",
+        ),
+        (
+            "on_failure = \"deny\"\n",
+            "on_failure = \"deny\"\ncanary = { module = \"text.wasm\" }\n",
+            "edge.toml:22:12: error: text.wasm is no WebAssembly module\n  hint: scripts/build-filters writes the modules to target/filters",
+        ),
+        (
+            "on_failure = \"deny\"\n",
+            "on_failure = \"deny\"\ncanary = { settings = {}, percent = 100 }\n",
+            "edge.toml:22:27: error: percent must lie between 1 and 99\n  hint: for all sessions, make it the filter's module",
+        ),
+        (
+            "on_failure = \"deny\"\n",
+            "on_failure = \"deny\"\nsignature_key = \"secret\"\n",
+            "edge.toml:22:1: error: secret holds no ed25519 public key (PEM): openssl pkey -in KEY -pubout writes one",
+        ),
         ("name = \"quotes\"", "name = \"markets\"", "edge.toml:30:1: error: there are two routes named \"markets\""),
         ("[identity]\n", "[identity\n", "edge.toml:7:10: error: unclosed table, expected `]`"),
     ] {

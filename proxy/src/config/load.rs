@@ -146,11 +146,15 @@ fn resolve_paths(config: &mut Config, directory: &Path) {
     for key in &mut config.identity.key {
         resolve(&mut key.file);
     }
-    let optional = [&mut config.identity.jwks_file, &mut config.sticky.key_file];
+    let optional = [&mut config.identity.jwks_file, &mut config.sticky.key_file, &mut config.edge.state_directory];
     optional.into_iter().filter_map(Option::as_mut).for_each(resolve);
     config.cluster.values_mut().filter_map(|cluster| cluster.token_file.as_mut()).for_each(resolve);
     for filter in config.filter.values_mut() {
         resolve(&mut filter.module);
-        filter.settings_file.as_mut().map(resolve);
+        let (shadow, canary) = (filter.shadow.as_mut(), filter.canary.as_mut());
+        let of_shadow = shadow.map_or([None, None], |shadow| [shadow.module.as_mut(), shadow.settings_file.as_mut()]);
+        let of_canary = canary.map_or([None, None], |canary| [canary.module.as_mut(), canary.settings_file.as_mut()]);
+        let own = [filter.settings_file.as_mut(), filter.signature_key.as_mut()];
+        own.into_iter().chain(of_shadow).chain(of_canary).flatten().for_each(resolve);
     }
 }

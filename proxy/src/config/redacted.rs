@@ -14,6 +14,8 @@ impl Config {
             "edge": {
                 "name": self.edge.name, "workers": self.edge.workers, "log_format": self.edge.log_format,
                 "drain_window_s": seconds(self.edge.drain_window),
+                "state_directory": self.edge.state_directory.as_ref().map(|path| path.display().to_string()),
+                "revisions_kept_max": self.edge.revisions_kept_max,
             },
             "listener": self.listener.iter().map(|listener| json!({
                 "address": listener.address.to_string(), "tls": listener.tls.is_some(), "h2c": listener.h2c,
@@ -49,6 +51,11 @@ impl Config {
             "filter": self.filter.iter().map(|(name, filter)| (name.clone(), json!({
                 "module": filter.module.display().to_string(),
                 "settings": filter.settings.keys().collect::<Vec<_>>(),
+                "settings_file": filter.settings_file.as_ref().map(|file| file.display().to_string()),
+                "digest": filter.digest,
+                "signature_key": filter.signature_key.as_ref().map(|file| file.display().to_string()),
+                "callback_budget_s": seconds(filter.callback_budget), "memory_bytes_max": filter.memory_bytes_max,
+                "shadow": filter.shadow.is_some(), "canary_percent": filter.canary.as_ref().map(|canary| canary.percent),
             }))).collect::<serde_json::Map<_, _>>(),
             "route": self.route.iter().map(|route| json!({
                 "name": route.name, "host": route.host, "path": route.path, "filters": route.filters,

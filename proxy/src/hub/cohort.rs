@@ -28,6 +28,8 @@ const MESSAGE_BYTES_MAX: u32 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CohortKey {
     route: String,
+    /// Sessions on a canary are judged by other filters.
+    is_canary: bool,
     facts: String,
 }
 
@@ -53,7 +55,7 @@ impl Cohort {
             // A refreshed session is judged by its new claims.
             Audience::Everything => format!("session {session} {:x}", Sha256::digest(claims.to_string())),
         };
-        CohortKey { route: chain.route().name().to_owned(), facts }
+        CohortKey { route: chain.route().name().to_owned(), is_canary: chain.route().is_canary, facts }
     }
 
     /// An empty cohort. `request` is the handshake of one of its sessions.

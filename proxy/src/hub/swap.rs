@@ -12,20 +12,30 @@ use super::Hub;
 use super::cohort::Cohort;
 use super::feed::FeedKey;
 use super::request::refused_word;
-use super::seat::Owed;
+use super::seat::{Owed, Seat, SeatKey};
 use crate::chain::RouteChain;
+use crate::context::ConnectionContext;
 
 impl Hub {
-    /// Moves every session of `chain`'s route that is still on another chain.
-    pub(crate) fn move_to(&mut self, chain: &Rc<RouteChain>) {
-        let here: Vec<usize> = self
-            .seats
-            .iter()
-            .filter(|(_, seat)| seat.chain.route().name() == chain.route().name() && !Rc::ptr_eq(&seat.chain, chain))
-            .map(|(index, _)| index)
-            .collect();
-        for index in here {
-            self.move_seat(index, chain);
+    /// Moves sessions (one, or all) that are on another chain than the one that `chain_of` names for them.
+    pub(crate) fn move_seats(
+        &mut self,
+        only: Option<SeatKey>,
+        chain_of: impl Fn(&str, &ConnectionContext) -> Option<Rc<RouteChain>>,
+    ) {
+        let wanted = |seat: &Seat| {
+            let chain = chain_of(seat.chain.route().name(), &seat.context)?;
+            (!Rc::ptr_eq(&seat.chain, &chain)).then_some(chain)
+        };
+        let moved: Vec<(usize, Rc<RouteChain>)> = match only {
+            Some(key) => {
+                let index = self.seat_index(key);
+                index.and_then(|index| Some((index, wanted(&self.seats[index])?))).into_iter().collect()
+            }
+            None => self.seats.iter().filter_map(|(index, seat)| Some((index, wanted(seat)?))).collect(),
+        };
+        for (index, chain) in moved {
+            self.move_seat(index, &chain);
         }
         self.flush();
     }
