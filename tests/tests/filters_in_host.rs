@@ -193,3 +193,14 @@ fn a_wholly_refused_request_is_answered_on_the_backends_pong() {
     assert_eq!((got[0]["type"].as_str(), got[0]["id"].as_u64()), (Some("error"), Some(9)));
     assert_eq!(got[0]["code"], "sharia.not_listed");
 }
+
+#[test]
+fn a_configured_filter_starts_again_from_an_image_and_judges_the_same() {
+    let host = Host::new(HostLimits::default()).unwrap();
+    for (name, settings) in
+        [("sharia", json!({ "historical": ["egx33@2024-06-12"] })), ("license", json!({})), ("quota", json!({}))]
+    {
+        let filter = filter(&host, name, settings);
+        assert!(filter.starts_from_image(), "{name}");
+    }
+}

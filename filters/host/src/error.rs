@@ -11,6 +11,14 @@ pub enum HostError {
     /// The thread that counts time for CPU budgets could not be started.
     #[error("cannot start the thread that enforces CPU budgets: {0}")]
     Ticker(std::io::Error),
+    /// Compiled modules can't be kept where they should be.
+    #[error("cannot keep compiled modules in {}: {error}", directory.display())]
+    Cache {
+        /// The directory.
+        directory: std::path::PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
     /// A limit has a value with which nothing could run.
     #[error("limit `{name}` is {value}: {hint}")]
     Limit {

@@ -1,11 +1,12 @@
 //! A filter: a module that was compiled, linked, started and configured once, and can be again at any time.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use wasmtime::InstancePre;
 
 use crate::foreign::ForeignFunctions;
+use crate::image::Image;
 use crate::limits::FilterLimits;
 use crate::metrics::Counters;
 use crate::module::Exports;
@@ -116,6 +117,10 @@ pub(crate) struct FilterInner {
     pub(crate) pre: InstancePre<State>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) foreign: ForeignFunctions,
+    /// Mutable globals that the module exports for its image; `None` where it can have no image.
+    pub(crate) imaged_globals: Option<usize>,
+    /// A configured VM, once one was had that an image stands for.
+    pub(crate) image: OnceLock<Image>,
     pub(crate) metrics: Arc<Counters>,
     /// Length of a tick, in which the budgets below are counted.
     pub(crate) tick: Duration,
@@ -158,6 +163,11 @@ impl Filter {
     /// The contents of a custom section of the module, as `bawaba.audience`.
     pub fn custom_section(&self, name: &str) -> Option<&[u8]> {
         self.inner.sections.iter().find(|(n, _)| n == name).map(|(_, bytes)| bytes.as_slice())
+    }
+
+    /// Whether new VMs begin from an image of a configured one instead of running the module's start again.
+    pub fn starts_from_image(&self) -> bool {
+        self.inner.image.get().is_some()
     }
 
     /// The counters now.

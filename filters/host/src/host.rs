@@ -1,20 +1,24 @@
 //! The host: what all filters of a process share. The engine, the functions that modules import, the
 //! thread that counts time for CPU budgets, compiled modules by digest, shared data, counters.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, Module, OptLevel, PoolingAllocationConfig, Val};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, Module, OptLevel, PoolingAllocationConfig, Val};
 
 use crate::abi::{Imports, wasi};
+use crate::aot::Cache;
 use crate::callouts::SilentCallouts;
 use crate::error::{BuildError, HostError};
 use crate::filter::{Filter, FilterInner, FilterSpec, ticks};
 use crate::foreign::ForeignFunctions;
+use crate::image;
 use crate::limits::{HostLimits, TABLE_ELEMENTS_MAX};
 use crate::metrics::{Board, BoardCollector};
 use crate::module::{Exports, abi_version, custom_sections, missing_wasi};
@@ -24,12 +28,21 @@ use crate::vm::{StartFailure, Vm};
 
 const WASM_MAGIC: [u8; 8] = [0, b'a', b's', b'm', 1, 0, 0, 0];
 /// Bytes of a VM's memory that stay mapped when its slot is given back, to be zeroed instead of faulted in again.
-const KEEP_RESIDENT_BYTES: usize = 64 << 10;
+const KEEP_RESIDENT_BYTES: usize = 128 << 10;
 
 /// One for the function pointers of a language runtime, one for references.
 const TABLES_PER_MODULE_MAX: u32 = 2;
 /// Frames of a trapped guest in the log: enough to name the function, few enough to stay cheap.
 const BACKTRACE_FRAMES_MAX: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+
+/// What a host may have besides its limits.
+#[derive(Clone, Default)]
+pub struct HostOptions {
+    /// Functions of our own for filters to call by name.
+    pub functions: ForeignFunctions,
+    /// Where compiled modules are kept for the next start. A directory of this user alone; made if it is not there.
+    pub cache_directory: Option<PathBuf>,
+}
 
 /// One per process.
 pub struct Host {
@@ -38,6 +51,7 @@ pub struct Host {
     limits: HostLimits,
     shared: Arc<Shared>,
     foreign: ForeignFunctions,
+    cache: Option<Cache>,
     board: Arc<Board>,
     /// Compiled modules, the most recently used last.
     compiled: Mutex<Vec<(String, Module)>>,
@@ -46,22 +60,27 @@ pub struct Host {
 impl Host {
     /// Makes the engine and starts the thread that enforces CPU budgets.
     pub fn new(limits: HostLimits) -> Result<Arc<Host>, HostError> {
-        Host::with_functions(limits, ForeignFunctions::default())
+        Host::with(limits, HostOptions::default())
     }
 
-    /// The same, with functions of our own for filters to call by name.
-    pub fn with_functions(limits: HostLimits, foreign: ForeignFunctions) -> Result<Arc<Host>, HostError> {
+    /// The same, with more than every host has.
+    pub fn with(limits: HostLimits, options: HostOptions) -> Result<Arc<Host>, HostError> {
         limits.check()?;
         let engine = engine(&limits)?;
         let imports = Imports::new(&engine).map_err(|error| HostError::Engine(format!("{error:#}")))?;
         start_ticker(&engine, limits.epoch_tick)?;
         let shared = Arc::new(Shared::new(limits.clone()));
+        let HostOptions { functions: foreign, cache_directory } = options;
+        let cache = cache_directory
+            .map(|directory| Cache::open(&directory).map_err(|error| HostError::Cache { directory, error }));
+        let cache = cache.transpose()?;
         Ok(Arc::new(Host {
             engine,
             imports,
             limits,
             shared,
             foreign,
+            cache,
             board: Arc::default(),
             compiled: Mutex::default(),
         }))
@@ -77,7 +96,12 @@ impl Host {
     /// The same for a filter that is counted under another name than the guest reads: a candidate, say.
     pub fn build_as(&self, spec: FilterSpec, counted_as: &str) -> Result<Filter, BuildError> {
         let digest = hex(&Sha256::digest(&spec.module));
-        let module = self.compile(&digest, &spec.module)?;
+        self.check(&spec.module)?;
+        // With its globals in reach, so that a configured VM can be kept as an image.
+        let prepared = image::prepare(&spec.module);
+        let imaged_globals = prepared.as_ref().map(|(_, globals)| *globals);
+        let wasm = prepared.map_or(Cow::Borrowed(&spec.module[..]), |(wasm, _)| wasm);
+        let module = self.compile(&digest, &wasm)?;
         let abi = abi_version(&module)?;
         let exports = Exports::find(&module, abi)?;
         let pre = self.link(&module)?;
@@ -104,6 +128,8 @@ impl Host {
             pre,
             shared: self.shared.clone(),
             foreign: self.foreign.clone(),
+            imaged_globals,
+            image: OnceLock::new(),
         });
         // The self-test: a VM that is thrown away at once.
         let home = Home { place: 0, life: 0, callouts: Rc::new(SilentCallouts) };
@@ -119,7 +145,7 @@ impl Host {
         Box::new(BoardCollector::new(self.board.clone()))
     }
 
-    fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Module, BuildError> {
+    fn check(&self, bytes: &[u8]) -> Result<(), BuildError> {
         if !bytes.starts_with(&WASM_MAGIC) {
             let found = if bytes.is_empty() { "nothing".to_owned() } else { spaced_hex(&bytes[..bytes.len().min(8)]) };
             return Err(BuildError::NotWasm { found });
@@ -127,11 +153,30 @@ impl Host {
         if bytes.len() > self.limits.module_bytes_max {
             return Err(BuildError::TooLarge { bytes: bytes.len(), bytes_max: self.limits.module_bytes_max });
         }
+        Ok(())
+    }
+
+    /// From memory, from disk, or by the compiler.
+    fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Module, BuildError> {
         if let Some(module) = self.cached(digest) {
+            self.board.modules.from_memory();
             return Ok(module);
         }
-        let module =
-            Module::from_binary(&self.engine, bytes).map_err(|error| BuildError::Compile(format!("{error:#}")))?;
+        let module = match self.cache.as_ref().and_then(|cache| cache.load(&self.engine, bytes)) {
+            Some(module) => {
+                self.board.modules.from_disk();
+                module
+            }
+            None => {
+                let module = Module::from_binary(&self.engine, bytes);
+                let module = module.map_err(|error| BuildError::Compile(format!("{error:#}")))?;
+                self.board.modules.from_compiler();
+                if let Some(cache) = &self.cache {
+                    cache.store(&self.engine, bytes, &module);
+                }
+                module
+            }
+        };
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if compiled.len() >= self.limits.modules_cached_max && !compiled.is_empty() {
             compiled.remove(0);
@@ -203,7 +248,9 @@ fn config(limits: &HostLimits, reservation_bytes: u64) -> Config {
         .table_elements(TABLE_ELEMENTS_MAX)
         .max_memory_size(limits.vm_memory_bytes_max)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
-        .max_unused_warm_slots(limits.vms_max.min(64));
+        .max_unused_warm_slots(limits.vms_max.min(64))
+        // Where the kernel can tell (Linux 6.7), only pages that a VM wrote to are cleaned behind it.
+        .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))

@@ -13,6 +13,7 @@
 //! ```
 
 mod abi;
+mod aot;
 mod callouts;
 mod chain;
 mod error;
@@ -21,6 +22,7 @@ mod flow;
 mod foreign;
 mod headers;
 mod host;
+mod image;
 mod kept;
 mod limits;
 mod metrics;
@@ -41,7 +43,7 @@ pub use error::{BuildError, Cause, HostError};
 pub use filter::{Filter, FilterMetrics, FilterSpec, OnFailure};
 pub use foreign::{ForeignFunctions, ForeignRefusal};
 pub use headers::Headers;
-pub use host::Host;
+pub use host::{Host, HostOptions};
 pub use limits::{FilterLimits, HostLimits};
 pub use tap::{Handshake, Seen, Tap, Verdict};
 pub use worker::WorkerChain;

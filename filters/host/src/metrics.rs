@@ -129,9 +129,38 @@ fn add(sum: &mut FilterMetrics, shard: &Shard) {
     sum.streams = (sum.streams + read(&shard.streams_opened)).saturating_sub(read(&shard.streams_closed));
 }
 
+/// Where built modules came from.
+#[derive(Default)]
+pub(crate) struct Modules([AtomicU64; 3]);
+
+impl Modules {
+    pub(crate) fn from_compiler(&self) {
+        self.0[0].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn from_disk(&self) {
+        self.0[1].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn from_memory(&self) {
+        self.0[2].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn family(&self) -> proto::MetricFamily {
+        let metrics = ["compiler", "disk", "memory"].into_iter().zip(&self.0).map(|(from, count)| {
+            let mut metric = counter("", count.load(Ordering::Relaxed));
+            metric.set_label(vec![label("from", from)]);
+            metric
+        });
+        let help = "Modules built, by where their code came from.";
+        family("bawaba_filter_modules_total", help, proto::MetricType::COUNTER, metrics.collect())
+    }
+}
+
 /// Every filter name that the host ever built, with its counters.
 #[derive(Default)]
 pub(crate) struct Board {
+    pub(crate) modules: Modules,
     filters: Mutex<BTreeMap<String, Arc<Counters>>>,
 }
 
@@ -202,6 +231,7 @@ impl Collector for BoardCollector {
             let metrics = sums.iter().map(|(filter, sum)| gauge(filter, read(sum))).collect();
             families.push(family(name, help, proto::MetricType::GAUGE, metrics));
         }
+        families.push(self.board.modules.family());
         families.extend(guest_families(&filters));
         families
     }

@@ -134,6 +134,13 @@ pub(crate) struct Home {
     pub(crate) callouts: Rc<dyn Callouts>,
 }
 
+impl Home {
+    /// Not in any chain: lives of a place begin with 1.
+    pub(crate) fn is_self_test(&self) -> bool {
+        self.life == 0
+    }
+}
+
 pub(crate) struct State {
     pub(crate) filter: Arc<FilterInner>,
     pub(crate) call: Call,
@@ -241,6 +248,11 @@ impl State {
             Some((_, close)) => *close = asked,
             None => self.asked.push((context, asked)),
         }
+    }
+
+    pub(crate) fn set_tick_period(&mut self, period: Option<Duration>) {
+        self.tick_period = period;
+        self.next_tick = period.map(|period| Instant::now() + period);
     }
 
     /// Notes that a direction of a stream goes on.

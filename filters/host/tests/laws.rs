@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly")]
 
+#[path = "laws/caller.rs"]
+mod caller;
 #[path = "laws/calls.rs"]
 mod calls;
 #[path = "laws/confined.rs"]

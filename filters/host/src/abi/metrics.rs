@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering;
 
 use super::{Answer, Fault, Guest, Imports, Status, bytes, split, status, write, write_u32};
 use crate::metrics::{GuestMetric, Kind};
+use crate::state::State;
 
 /// As in Envoy, the two low bits of a metric's number are its kind.
 const KIND_MASK: u32 = 3;
 const NUMBER_SHIFT: u32 = 2;
 
 /// What a VM's metric numbers mean: for each kind, the metrics in the order of their definition.
+#[derive(Clone)]
 pub(crate) struct MetricTable {
     metrics_max: usize,
     by_kind: [Vec<Arc<GuestMetric>>; 3],
@@ -36,14 +38,14 @@ pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
     imports.env("proxy_define_metric", |mut guest: Guest<'_>, kind: u32, name: u32, name_len: u32, id_at: u32| {
         status(define(&mut guest, kind, (name, name_len), id_at))
     })?;
-    imports.env("proxy_increment_metric", |guest: Guest<'_>, id: u32, offset: i64| {
-        status(increment(&guest.data().metrics, id, offset))
+    imports.env("proxy_increment_metric", |mut guest: Guest<'_>, id: u32, offset: i64| {
+        status(increment(guest.data_mut(), id, offset))
     })?;
-    imports.env("proxy_record_metric", |guest: Guest<'_>, id: u32, value: u64| {
-        status(record(&guest.data().metrics, id, value))
+    imports.env("proxy_record_metric", |mut guest: Guest<'_>, id: u32, value: u64| {
+        status(record(guest.data_mut(), id, value))
     })?;
     imports.env("proxy_get_metric", |mut guest: Guest<'_>, id: u32, value_at: u32| {
-        status(read(&guest.data().metrics, id).and_then(|value| {
+        status(read(guest.data_mut(), id).and_then(|value| {
             let (memory, _) = split(&mut guest)?;
             write(memory, value_at, &value.to_le_bytes())
         }))
@@ -70,7 +72,9 @@ fn known_kind(id: u32, absent: Status) -> Fault {
     Fault::Status(if id & KIND_MASK <= Kind::Gauge as u32 { Status::NotFound } else { absent })
 }
 
-fn increment(metrics: &MetricTable, id: u32, offset: i64) -> Answer {
+fn increment(state: &mut State, id: u32, offset: i64) -> Answer {
+    state.starting.impure();
+    let metrics = &state.metrics;
     match metrics.find(id) {
         Some((Kind::Counter, metric)) if offset > 0 => {
             metric.value.fetch_add(offset as u64, Ordering::Relaxed);
@@ -86,7 +90,9 @@ fn increment(metrics: &MetricTable, id: u32, offset: i64) -> Answer {
     }
 }
 
-fn record(metrics: &MetricTable, id: u32, value: u64) -> Answer {
+fn record(state: &mut State, id: u32, value: u64) -> Answer {
+    state.starting.impure();
+    let metrics = &state.metrics;
     match metrics.find(id) {
         Some((Kind::Counter, metric)) => {
             metric.value.fetch_add(value, Ordering::Relaxed);
@@ -98,7 +104,9 @@ fn record(metrics: &MetricTable, id: u32, value: u64) -> Answer {
     Ok(())
 }
 
-fn read(metrics: &MetricTable, id: u32) -> Result<u64, Fault> {
+fn read(state: &mut State, id: u32) -> Result<u64, Fault> {
+    state.starting.impure();
+    let metrics = &state.metrics;
     match metrics.find(id) {
         Some((Kind::Counter | Kind::Gauge, metric)) => Ok(metric.value.load(Ordering::Relaxed)),
         Some((Kind::Histogram, _)) => Err(Status::BadArgument.into()),

@@ -42,6 +42,7 @@ pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
         status(enqueue(&mut guest, token, (item, item_len)))
     })?;
     imports.env("proxy_dequeue_shared_queue", |mut guest: Guest<'_>, token: u32, ptr_at: u32, len_at: u32| {
+        guest.data_mut().starting.impure();
         let item = guest.data().filter.shared.dequeue(token);
         status(item.map_err(Fault::from).and_then(|item| deliver_bytes(&mut guest, &item, ptr_at, len_at)))
     })
@@ -49,6 +50,7 @@ pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
 
 fn get(guest: &mut Guest<'_>, key: (u32, u32), ptr_at: u32, len_at: u32, cas_at: u32) -> Answer {
     let (memory, state) = split(guest)?;
+    state.starting.impure();
     let key = bytes(memory, key.0, key.1)?;
     let (value, cas) = state.filter.shared.get(&state.filter.vm_id, key)?;
     deliver_bytes(guest, &value, ptr_at, len_at)?;
@@ -58,6 +60,7 @@ fn get(guest: &mut Guest<'_>, key: (u32, u32), ptr_at: u32, len_at: u32, cas_at:
 
 fn set(guest: &mut Guest<'_>, key: (u32, u32), value: (u32, u32), cas: u32) -> Answer {
     let (memory, state) = split(guest)?;
+    state.starting.impure();
     let key = bytes(memory, key.0, key.1)?;
     let value = bytes(memory, value.0, value.1)?;
     Ok(state.filter.shared.set(&state.filter.vm_id, key, value, cas)?)
@@ -65,6 +68,7 @@ fn set(guest: &mut Guest<'_>, key: (u32, u32), value: (u32, u32), cas: u32) -> A
 
 fn register(guest: &mut Guest<'_>, name: (u32, u32), token_at: u32) -> Answer {
     let (memory, state) = split(guest)?;
+    state.starting.impure();
     let name = bytes(memory, name.0, name.1)?;
     let token = state.filter.shared.register_queue(&state.filter.vm_id, name, &state.mailbox)?;
     write_u32(memory, token_at, token)
@@ -72,6 +76,7 @@ fn register(guest: &mut Guest<'_>, name: (u32, u32), token_at: u32) -> Answer {
 
 fn resolve(guest: &mut Guest<'_>, vm: (u32, u32), name: (u32, u32), token_at: u32) -> Answer {
     let (memory, state) = split(guest)?;
+    state.starting.impure();
     let vm = bytes(memory, vm.0, vm.1)?;
     let name = bytes(memory, name.0, name.1)?;
     let vm = if vm.is_empty() { state.filter.vm_id.as_bytes() } else { vm };
@@ -81,6 +86,7 @@ fn resolve(guest: &mut Guest<'_>, vm: (u32, u32), name: (u32, u32), token_at: u3
 
 fn enqueue(guest: &mut Guest<'_>, token: u32, item: (u32, u32)) -> Answer {
     let (memory, state) = split(guest)?;
+    state.starting.impure();
     let item = bytes(memory, item.0, item.1)?;
     Ok(state.filter.shared.enqueue(token, item)?)
 }

@@ -1,6 +1,6 @@
 //! A guest's word on its streams: answer, close, go on, act for another; ticks and the clock.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::headers::read_pairs;
 use super::{Answer, Guest, Imports, Status, bytes, split, status, write};
@@ -35,9 +35,7 @@ pub(super) fn link(imports: &mut Imports) -> wasmtime::Result<()> {
     // Nothing waits for a root context that asked for time to finish: Envoy then answers NotFound.
     imports.env("proxy_done", |_: Guest<'_>| Status::NotFound as u32)?;
     imports.env("proxy_set_tick_period_milliseconds", |mut guest: Guest<'_>, period_ms: u32| {
-        let state = guest.data_mut();
-        state.tick_period = (period_ms > 0).then(|| Duration::from_millis(period_ms.into()));
-        state.next_tick = state.tick_period.map(|period| Instant::now() + period);
+        guest.data_mut().set_tick_period((period_ms > 0).then(|| Duration::from_millis(period_ms.into())));
         0u32
     })?;
     imports.env("proxy_get_current_time_nanoseconds", |mut guest: Guest<'_>, at: u32| status(now(&mut guest, at)))
@@ -49,7 +47,8 @@ pub(super) fn wall_clock_ns() -> u64 {
 }
 
 fn now(guest: &mut Guest<'_>, at: u32) -> Answer {
-    let (memory, _) = split(guest)?;
+    let (memory, state) = split(guest)?;
+    state.starting.impure();
     write(memory, at, &wall_clock_ns().to_le_bytes())
 }
 

@@ -55,6 +55,7 @@ fn link_as(imports: &mut Imports, module: &'static str) -> wasmtime::Result<()> 
         faultless(two_zeros(&mut guest, count_at, size_at))
     })?;
     imports.add(module, "clock_time_get", move |mut guest: Guest<'_>, clock: u32, _precision: u64, at: u32| {
+        guest.data_mut().starting.impure();
         let now = match clock {
             0 => wall_clock_ns(),
             1 => started.elapsed().as_nanos() as u64,
@@ -123,7 +124,8 @@ fn random_get(guest: &mut Guest<'_>, at: u32, len: u32) -> u32 {
     if len > RANDOM_BYTES_MAX {
         return INVAL;
     }
-    let Ok((memory, _)) = split(guest) else { return FAULT };
+    let Ok((memory, state)) = split(guest) else { return FAULT };
+    state.starting.impure();
     let start = at as usize;
     match start.checked_add(len as usize).and_then(|end| memory.get_mut(start..end)) {
         Some(place) => getrandom::fill(place).map_or(FAULT, |()| SUCCESS),

@@ -7,6 +7,7 @@ use wasmtime::{AsContextMut, Store, Trap};
 use super::{Vm, classify, enter};
 use crate::error::Cause;
 use crate::filter::FilterInner;
+use crate::image::{Baseline, Image};
 use crate::module::Callbacks;
 use crate::state::{Budget, Call, Home, Phase, ROOT_CONTEXT, Shard, State, VM_CONTEXT, count};
 
@@ -42,8 +43,21 @@ impl Vm {
         (state.memory, state.malloc) = (memory, malloc);
         count(&counters.vms_created);
         let mut vm = Vm { store, callbacks };
-        vm.initialize()?;
-        vm.configure()?;
+        match filter.image.get() {
+            Some(image) => image.put(&instance, &mut vm.store).map_err(broken)?,
+            None => {
+                // Only the first VM, the self-test, is one to take an image of: it runs off the path.
+                let baseline = memory.filter(|_| home.is_self_test()).map(|memory| Baseline::of(memory, &vm.store));
+                vm.initialize()?;
+                vm.configure()?;
+                if let (Some(baseline), Some(globals)) = (baseline, filter.imaged_globals)
+                    && let Some(image) = Image::take(&baseline, globals, &instance, &mut vm.store)
+                {
+                    // Set once: there is one self-test.
+                    let _ = filter.image.set(image);
+                }
+            }
+        }
         let state = vm.store.data_mut();
         state.log.listening = false;
         state.budget = Budget::new(filter.callback_ticks, filter.tick);

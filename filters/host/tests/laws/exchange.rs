@@ -364,7 +364,8 @@ fn our_own_functions_are_called_by_name_and_others_are_not_found() {
             Ok(argument.iter().rev().copied().collect())
         }
     });
-    let host = Host::with_functions(HostLimits { vms_max: 4, ..Default::default() }, functions).unwrap();
+    let options = HostOptions { functions, ..Default::default() };
+    let host = Host::with(HostLimits { vms_max: 4, ..Default::default() }, options).unwrap();
     let call = |name: i64, len: i64, argument: i64, to: i64| {
         format!("call $foreign {}", words(&[name, len, 130, argument, to, 12]))
     };
