@@ -24,7 +24,8 @@ pub(crate) struct Sharia {
     opaque: Opaque,
     own_records: OwnRecords,
     /// By screening. A cache: what it forgets is judged again.
-    verdicts: RefCell<HashMap<Screening, Rc<Verdicts>>>,
+    /// Made with the first: a map draws randomness, and what does so while it is configured starts slowly.
+    verdicts: RefCell<Option<HashMap<Screening, Rc<Verdicts>>>>,
 }
 
 /// Distinct screenings whose verdicts are shared: boards and rules are few, and come from verified claims.
@@ -46,6 +47,7 @@ impl Policy for Sharia {
     fn remember(&self, audience: &Audience<'_>) -> Memory {
         let screening = Screening::from_claims(&audience.facts());
         let mut shared = self.verdicts.borrow_mut();
+        let shared = shared.get_or_insert_default();
         if let Some(verdicts) = shared.get(&screening) {
             return Memory::new(Rc::clone(verdicts));
         }
