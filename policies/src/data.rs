@@ -37,9 +37,18 @@ pub enum DataError {
     },
     /// `historical` names a list that is not loaded.
     HistoricalUnknown(String),
+    /// A removal names no instrument that is known.
+    RemovalUnknown(String),
     /// Something is wrong with a licence.
     License {
         /// Id of the row.
+        id: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Something is wrong with this screening standard.
+    Standard {
+        /// Id of the standard.
         id: String,
         /// What is wrong.
         problem: &'static str,
@@ -70,7 +79,11 @@ impl fmt::Display for DataError {
             Self::HistoricalUnknown(id) => {
                 write!(f, "historical names {id:?}, but no list of that id is loaded: correct the id or add the list")
             }
+            Self::RemovalUnknown(name) => {
+                write!(f, "removals: {name:?} is no known instrument: nothing would be removed")
+            }
             Self::License { id, problem } => write!(f, "licence {id:?}: {problem}"),
+            Self::Standard { id, problem } => write!(f, "screening standard {id:?}: {problem}"),
             Self::Tiers { name, problem } => write!(f, "licence tiers, {name:?}: {problem}"),
         }
     }

@@ -25,14 +25,23 @@ use alloc::vec::Vec;
 use crate::instrument::Found;
 use crate::{AssetType, InstrumentRef, Reason, UnixNanos};
 
+mod amount;
+mod checksum;
+mod evaluation;
 mod list;
+mod ratio;
 mod register;
 mod screening;
+mod standard;
 mod verdict;
 
-pub use list::{Board, Entry, List, Status};
+pub use amount::{Amount, Percent};
+pub use evaluation::{Company, Evaluation};
+pub use list::{Board, Entry, List, Removal, Status};
+pub use ratio::{Assessment, Held, Past, Standing, assess};
 pub use register::{Base, Register, Settings};
 pub use screening::{BOARDS_MAX, Mode, Rule, Screened, Screening};
+pub use standard::{Activity, Averaging, Fundamentals, Hysteresis, Item, Limit, Operator, Screen, Standard, Whole};
 pub use verdict::{Annotation, Finding, Level, Outcome, Verdict};
 
 /// Judges one instrument for one session at one instant.

@@ -88,7 +88,7 @@ fn the_embedded_data_is_the_shipped_data() {
         lists: files("sharia/lists"),
         markets: files("instruments"),
         base: bawaba_policies::sharia::Base::Empty,
-        historical: Vec::new(),
+        ..Settings::default()
     };
     let (full, builtin) = (Register::from_settings(&full).unwrap(), Register::builtin().unwrap());
     assert!(full.directory().iter().eq(builtin.directory().iter()));
@@ -218,6 +218,35 @@ fn data_that_is_not_in_order_is_refused_whole_and_says_why() {
         }),
         "same instant",
     );
+}
+
+#[test]
+fn a_list_whose_checksum_is_wrong_is_refused() {
+    let list = |all: &mut Value| -> List { serde_json::from_value(all["lists"][0].clone()).unwrap() };
+    let mut sum = String::new();
+    assert!(settings(|all| sum = list(all).checksum()).is_ok());
+    assert_eq!(sum.len(), 64);
+    assert!(settings(|all| all["lists"][0]["sha256"] = json!(sum)).is_ok());
+    let changed = settings(|all| {
+        all["lists"][0]["sha256"] = json!(sum);
+        all["lists"][0]["entries"][0]["status"] = json!("not_compliant");
+    });
+    assert!(changed.unwrap_err().contains("was changed after it was made"));
+    let required = |all: &mut Value| all["checksums_required"] = json!(true);
+    assert!(settings(required).unwrap_err().contains("has no sha256"));
+    assert!(
+        settings(|all| {
+            required(all);
+            all["lists"][0]["sha256"] = json!(sum);
+        })
+        .is_ok()
+    );
+}
+
+#[test]
+fn a_removal_of_nothing_is_refused() {
+    let removal = json!([{ "exchange": "EGX", "symbol": "NOSUCH", "from": "2025-06-01T00:00:00Z", "source": "test" }]);
+    assert!(settings(|all| all["removals"] = removal).unwrap_err().contains("nothing would be removed"));
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn register(editions: &[Edition]) -> Register {
                 exchange: Some("EGX".into()),
                 symbol: Some((*symbol).into()),
                 status: (*status)?,
+                purification: None,
                 note: None,
             })
         };
@@ -115,6 +116,7 @@ fn register(editions: &[Edition]) -> Register {
             source: "synthetic".into(),
             confidence: bawaba_policies::instrument::Confidence::Low,
             entry_count: entries.len(),
+            sha256: None,
             entries,
         }
     };
@@ -125,6 +127,10 @@ fn register(editions: &[Edition]) -> Register {
         boards: boards.collect(),
         lists: editions.iter().map(list).collect(),
         markets: vec![market],
+        standards: Vec::new(),
+        evaluations: Vec::new(),
+        removals: Vec::new(),
+        checksums_required: false,
         historical: editions.iter().filter(|edition| edition.historical).map(id).collect(),
     })
     .unwrap()

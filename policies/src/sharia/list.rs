@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use super::amount::Percent;
 use crate::instrument::{Confidence, Isin};
 use crate::{DataError, UnixNanos};
 
@@ -52,6 +53,9 @@ pub struct List {
     pub confidence: Confidence,
     /// How many entries there are: a list cut short is no list.
     pub entry_count: usize,
+    /// Checksum of what the list says ([`List::checksum`]), as 64 hexadecimal digits. Where it is given it must be right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// What it says. An instrument that is not here is not listed, which is a refusal.
     pub entries: Vec<Entry>,
 }
@@ -71,6 +75,9 @@ pub struct Entry {
     pub symbol: Option<String>,
     /// What the board found.
     pub status: Status,
+    /// Impermissible income as part of all income, per cent: what a holder gives away of the income from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purification: Option<Percent>,
     /// What a reader of the data should know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -88,6 +95,30 @@ pub enum Status {
     Doubtful,
     /// Being reviewed.
     UnderReview,
+    /// Too little is known to say: as good as no.
+    InsufficientData,
+}
+
+/// A security that may no longer flow, ahead of any new edition: an emergency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// The board that removed it; without it, every board's lists are meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub board: Option<String>,
+    /// ISIN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isin: Option<Isin>,
+    /// Exchange of `symbol`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<String>,
+    /// Symbol on `exchange`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symbol: Option<String>,
+    /// First instant at which it is gone. It stays so, whatever a list says, until this row is taken away.
+    pub from: UnixNanos,
+    /// Who decided it, and where that is written.
+    pub source: String,
 }
 
 /// Entries that one list holds at most.
@@ -131,6 +162,9 @@ impl List {
         if self.entry_count != self.entries.len() || self.entries.len() > ENTRIES_MAX {
             return fail("entry_count is not the number of entries (at most 1,000,000)");
         }
+        if self.sha256.as_ref().is_some_and(|sum| *sum != self.checksum()) {
+            return fail("sha256 is not the checksum of what the list says: it was changed after it was made");
+        }
         if self.source.is_empty() || self.exchanges.is_empty() {
             return fail("a list names its source and at least one exchange");
         }
@@ -147,7 +181,7 @@ impl List {
     }
 }
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(legal)
 }

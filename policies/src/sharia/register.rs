@@ -10,8 +10,15 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::list::{Board, Entry, List, Status};
+mod sources;
+
+use sources::{evaluate, index_removals, overlay};
+
+use super::amount::Percent;
+use super::evaluation::Evaluation;
+use super::list::{Board, Entry, List, Removal, Status};
 use super::screening::Screened;
+use super::standard::Standard;
 use super::verdict::{Finding, Outcome};
 use crate::instrument::{Directory, Found, InstrumentId, Isin, Market};
 use crate::{DataError, InstrumentRef, UnixNanos};
@@ -43,6 +50,14 @@ pub struct Settings {
     pub lists: Vec<List>,
     /// Instruments and renames, added or replaced by exchange and symbol.
     pub markets: Vec<Market>,
+    /// Screening standards, added or replaced by id.
+    pub standards: Vec<Standard>,
+    /// Companies' figures: each makes one list, by its standard.
+    pub evaluations: Vec<Evaluation>,
+    /// Securities taken out ahead of a new list.
+    pub removals: Vec<Removal>,
+    /// Whether every list must carry its checksum.
+    pub checksums_required: bool,
     /// Ids of lists that are used after their end, and labelled so.
     pub historical: Vec<String>,
 }
@@ -53,6 +68,8 @@ pub struct Register {
     directory: Directory,
     boards: Vec<BoardIndex>,
     lists: Vec<ListIndex>,
+    /// Sorted by instrument: the board (all without) and the instant from which it is gone.
+    removed: Vec<(InstrumentId, Option<String>, UnixNanos)>,
     /// Every instant at which a verdict may change, sorted.
     changes: Vec<UnixNanos>,
 }
@@ -72,6 +89,8 @@ struct ListIndex {
     /// When it ended by itself: later than this it is only history.
     own_end: UnixNanos,
     outcomes: Vec<Outcome>,
+    /// Sorted by instrument; most lists say none.
+    purifications: Vec<(InstrumentId, Percent)>,
 }
 
 impl Register {
@@ -98,13 +117,19 @@ impl Register {
             return Err(DataError::MarketTwice(twice.exchange.clone()));
         }
         overlay(&mut base, settings);
+        evaluate(&mut base, settings)?;
+        if let Some(bare) = settings.lists.iter().find(|list| settings.checksums_required && list.sha256.is_none()) {
+            return Err(DataError::List { id: bare.id.clone(), problem: "checksums_required, and it has no sha256" });
+        }
         let directory = Directory::new(&base.markets)?;
         let mut boards = index_boards(&base.boards, directory.exchanges().count())?;
         let (lists, mut changes) = index_lists(&base, &directory, &mut boards)?;
         // A ticker that passes to another company changes its verdict too.
         changes.extend(base.markets.iter().flat_map(|market| &market.renames).filter_map(|rename| rename.at));
+        let removed = index_removals(&settings.removals, &directory)?;
+        changes.extend(settings.removals.iter().map(|removal| removal.from));
         let changes = changes.into_iter().collect();
-        Ok(Self { directory, boards, lists, changes })
+        Ok(Self { directory, boards, lists, removed, changes })
     }
 
     /// The instruments.
@@ -146,7 +171,8 @@ impl Register {
 
     /// What one board says about one instrument.
     pub(super) fn finding<'a>(&'a self, name: &'a str, id: InstrumentId, now: UnixNanos) -> Finding<'a> {
-        let missing = Finding { board: name, list: None, outcome: Outcome::ListMissing, historical: false };
+        let missing =
+            Finding { board: name, list: None, outcome: Outcome::ListMissing, historical: false, purification: None };
         let Some(board) = self.boards.iter().find(|board| board.name == name) else {
             return missing;
         };
@@ -161,9 +187,21 @@ impl Register {
         let Some(list) = self.edition(editions, now) else {
             return missing;
         };
-        let outcome = if now < list.end { list.outcomes[id.0 as usize] } else { Outcome::ListStale };
+        let outcome = match list.outcomes[id.0 as usize] {
+            _ if now >= list.end => Outcome::ListStale,
+            _ if self.is_removed(name, id, now) => Outcome::Removed,
+            outcome => outcome,
+        };
         let historical = now >= list.own_end && now < list.end;
-        Finding { board: name, list: Some(&list.id), outcome, historical }
+        let found = list.purifications.binary_search_by_key(&id, |&(other, _)| other).ok();
+        let purification = found.map(|at| list.purifications[at].1);
+        Finding { board: name, list: Some(&list.id), outcome, historical, purification }
+    }
+
+    fn is_removed(&self, board: &str, id: InstrumentId, now: UnixNanos) -> bool {
+        let start = self.removed.partition_point(|(other, ..)| *other < id);
+        let rows = self.removed[start..].iter().take_while(|(other, ..)| *other == id);
+        rows.into_iter().any(|(_, by, from)| *from <= now && by.as_deref().is_none_or(|by| by == board))
     }
 
     /// The newest edition that has begun. An older one never comes back when it ends.
@@ -172,27 +210,6 @@ impl Register {
         let (_, at) = *editions.get(begun.checked_sub(1)?)?;
         self.lists.get(at)
     }
-}
-
-/// Lays settings over the base: same name replaces, new name adds.
-fn overlay(base: &mut Settings, settings: &Settings) {
-    base.boards.retain(|old| !settings.boards.iter().any(|new| new.name == old.name));
-    base.boards.extend_from_slice(&settings.boards);
-    base.lists.retain(|old| !settings.lists.iter().any(|new| new.id == old.id));
-    base.lists.extend_from_slice(&settings.lists);
-    for market in &settings.markets {
-        let Some(old) = base.markets.iter_mut().find(|old| old.exchange == market.exchange) else {
-            base.markets.push(market.clone());
-            continue;
-        };
-        let replaced: BTreeSet<&str> = market.instruments.iter().map(|new| new.symbol.as_str()).collect();
-        let renamed: BTreeSet<&str> = market.renames.iter().map(|new| new.from.as_str()).collect();
-        old.instruments.retain(|row| !replaced.contains(row.symbol.as_str()));
-        old.renames.retain(|row| !renamed.contains(row.from.as_str()));
-        old.instruments.extend_from_slice(&market.instruments);
-        old.renames.extend_from_slice(&market.renames);
-    }
-    base.historical.clone_from(&settings.historical);
 }
 
 fn index_boards(boards: &[Board], exchanges: usize) -> Result<Vec<BoardIndex>, DataError> {
@@ -245,7 +262,8 @@ fn index_lists(
         let historical = data.historical.contains(&list.id);
         let end = if historical { UnixNanos(u64::MAX) } else { own_end };
         changes.extend([from, own_end]);
-        lists.push(ListIndex { id: list.id.clone(), end, own_end, outcomes: unroll(list, directory) });
+        let (outcomes, purifications) = unroll(list, directory);
+        lists.push(ListIndex { id: list.id.clone(), end, own_end, outcomes, purifications });
     }
     if let Some(unknown) = data.historical.iter().find(|id| !ids.contains(id.as_str())) {
         return Err(DataError::HistoricalUnknown(unknown.to_string()));
@@ -255,7 +273,8 @@ fn index_lists(
 
 /// One outcome per instrument of the directory. Those on exchanges that the list does not speak about may get one too
 /// (a dual listing does, by its ISIN): the list is not among their exchange's editions, so nobody reads it.
-fn unroll(list: &List, directory: &Directory) -> Vec<Outcome> {
+fn unroll(list: &List, directory: &Directory) -> (Vec<Outcome>, Vec<(InstrumentId, Percent)>) {
+    let mut purifications = Vec::new();
     let mut outcomes = vec![Outcome::NotListed; directory.len()];
     for entry in &list.entries {
         let outcome = match entry.status {
@@ -263,15 +282,20 @@ fn unroll(list: &List, directory: &Directory) -> Vec<Outcome> {
             Status::NotCompliant => Outcome::NotCompliant,
             Status::Doubtful => Outcome::Doubtful,
             Status::UnderReview => Outcome::UnderReview,
+            Status::InsufficientData => Outcome::InsufficientData,
         };
         let (ids, outcome) = resolve(entry, list, directory, outcome);
         for id in ids.into_iter() {
+            purifications.extend(entry.purification.map(|share| (id, share)));
             let slot = &mut outcomes[id.0 as usize];
             // Said twice alike is said once; said twice differently is not said.
             *slot = if *slot == Outcome::NotListed || *slot == outcome { outcome } else { Outcome::AmbiguousEntry };
         }
     }
-    outcomes
+    // Said twice: the larger share holds.
+    purifications.sort_unstable_by(|a, b| (a.0, b.1).cmp(&(b.0, a.1)));
+    purifications.dedup_by_key(|(id, _)| *id);
+    (outcomes, purifications)
 }
 
 /// Which instruments an entry is about, and what it says about them: ambiguous where its ISIN and its symbol lead to

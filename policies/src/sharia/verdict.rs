@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use serde::Serialize;
 
+use super::amount::Percent;
 use super::screening::{Mode, Rule, Screened};
 use crate::{Reason, UnixNanos};
 
@@ -21,6 +22,10 @@ pub enum Outcome {
     Doubtful,
     /// Listed as under review.
     UnderReview,
+    /// Listed as one of whom too little is known.
+    InsufficientData,
+    /// Taken out ahead of a new list.
+    Removed,
     /// Not on the list.
     NotListed,
     /// The list contradicts itself or the directory about this instrument.
@@ -50,6 +55,8 @@ impl Outcome {
             Self::NotCompliant => "not_compliant",
             Self::Doubtful => "doubtful",
             Self::UnderReview => "under_review",
+            Self::InsufficientData => "insufficient_data",
+            Self::Removed => "removed",
             Self::NotListed => "not_listed",
             Self::AmbiguousEntry => "ambiguous_entry",
             Self::ListStale => "list_stale",
@@ -70,9 +77,12 @@ impl Outcome {
             Self::Doubtful => Some(Reason::ShariaDoubtful),
             Self::UnderReview => Some(Reason::ShariaUnderReview),
             // Nothing that can be pinned to one entry of a list is listed.
-            Self::NotListed | Self::AmbiguousEntry | Self::UnknownInstrument | Self::AmbiguousInstrument => {
-                Some(Reason::ShariaNotListed)
-            }
+            Self::Removed => Some(Reason::ShariaDelisted),
+            Self::InsufficientData
+            | Self::NotListed
+            | Self::AmbiguousEntry
+            | Self::UnknownInstrument
+            | Self::AmbiguousInstrument => Some(Reason::ShariaNotListed),
             Self::ListStale => Some(Reason::ShariaListStale),
             Self::ListMissing => Some(Reason::ShariaListMissing),
             Self::BoardsDisagree => Some(Reason::ShariaBoardDisagrees),
@@ -84,11 +94,13 @@ impl Outcome {
     /// Which of several refusals to name: a board that could not speak before one that did, then the plainest word.
     const fn weight(self) -> u8 {
         match self {
-            Self::ListMissing => 6,
-            Self::ListStale => 5,
-            Self::NotCompliant => 4,
-            Self::Doubtful => 3,
-            Self::UnderReview => 2,
+            Self::ListMissing => 8,
+            Self::ListStale => 7,
+            Self::Removed => 6,
+            Self::NotCompliant => 5,
+            Self::Doubtful => 4,
+            Self::UnderReview => 3,
+            Self::InsufficientData => 2,
             Self::AmbiguousEntry => 1,
             _ => 0,
         }
@@ -128,6 +140,8 @@ pub struct Finding<'a> {
     pub outcome: Outcome,
     /// The list had ended, and is used because the settings name it.
     pub historical: bool,
+    /// Impermissible income as part of all income, where the list says it.
+    pub purification: Option<Percent>,
 }
 
 /// What was decided about one instrument for one session at one instant.
@@ -231,6 +245,11 @@ impl<'a> Verdict<'a> {
     pub fn deciding(&self) -> impl Iterator<Item = &Finding<'a>> {
         let compliant = self.is_compliant();
         self.findings.iter().filter(move |finding| (finding.outcome == Outcome::Listed) == compliant)
+    }
+
+    /// The part of the income from it that a holder gives away: the largest that a deciding list names.
+    pub fn purification(&self) -> Option<Percent> {
+        self.deciding().filter_map(|finding| finding.purification).max()
     }
 
     /// What an update carries to the client; `None` when the session is not screened.
