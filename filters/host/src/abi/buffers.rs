@@ -1,5 +1,5 @@
 //! Buffers: the body under way, and the configurations. Edits follow Envoy's three shapes only:
-//! start 0 and length 0 prepends, start 0 and all of it replaces, start at or past the end appends.
+//! from the start so many bytes are replaced (none of them: it prepends), at or past the end it appends.
 
 use super::{Answer, Fault, Guest, Imports, Status, bytes, deliver, split, status, write_u32};
 use crate::chain::Way;
@@ -119,30 +119,31 @@ fn set(guest: &mut Guest<'_>, kind: u32, start: u32, len: u32, ptr: u32, size: u
         return Err(Status::BadArgument.into());
     }
     let body_len = state.body.len();
-    let replaces = start == 0 && len > 0 && len as usize >= body_len;
+    let from = kept_from(body_len, start, len)?;
     // A loop of appends must not fill the host's memory. Envoy knows no such bound.
-    let grown = new.len() + if replaces { 0 } else { body_len };
+    let grown = new.len() + body_len - from.unwrap_or(0);
     if grown > state.filter.limits.body_bytes_max.max(body_len) {
         return Err(Status::InternalFailure.into());
     }
-    if replaces {
-        rewrite(state, new, Keep::Nothing);
-    } else if start == 0 && len == 0 {
-        rewrite(state, new, Keep::Behind);
-    } else if start as usize >= body_len {
-        if state.original == Original::Same {
-            state.original = Original::Prefix(body_len);
+    match from {
+        Some(from) => rewrite(state, new, from),
+        None => {
+            if state.original == Original::Same {
+                state.original = Original::Prefix(body_len);
+            }
+            state.body.extend_from_slice(new);
         }
-        state.body.extend_from_slice(new);
-    } else {
-        return Err(Status::BadArgument.into());
     }
     Ok(())
 }
 
-enum Keep {
-    Nothing,
-    Behind,
+/// Where the part of a body begins that stays behind what is put in front of it; `None` appends.
+fn kept_from(body_len: usize, start: u32, len: u32) -> Result<Option<usize>, Status> {
+    match (start as usize, len as usize) {
+        (0, len) => Ok(Some(len.min(body_len))),
+        (start, _) if start >= body_len => Ok(None),
+        _ => Err(Status::BadArgument),
+    }
 }
 
 /// The same shapes on a body that a filter held back, while it is told of something else.
@@ -154,39 +155,30 @@ fn set_held(state: &mut State, way: Way, start: u32, len: u32, new: &[u8]) -> An
             return Err(Status::BadArgument);
         }
         let body = &mut place.body;
-        let replaces = start == 0 && len > 0 && len as usize >= body.len();
-        if new.len() + if replaces { 0 } else { body.len() } > bytes_max.max(body.len()) {
+        let from = kept_from(body.len(), start, len)?;
+        if new.len() + body.len() - from.unwrap_or(0) > bytes_max.max(body.len()) {
             return Err(Status::InternalFailure);
         }
-        if replaces {
-            body.clear();
-            body.extend_from_slice(new);
-        } else if start == 0 && len == 0 {
-            body.splice(0..0, new.iter().copied());
-        } else if start as usize >= body.len() {
-            body.extend_from_slice(new);
-        } else {
-            return Err(Status::BadArgument);
+        match from {
+            Some(from) => drop(body.splice(0..from, new.iter().copied())),
+            None => body.extend_from_slice(new),
         }
         Ok(())
     });
     Ok(done.ok_or(Status::BadArgument)??)
 }
 
-/// Puts `new` in the body's place (or before it). The first time in a callback the original moves to
+/// Puts `new` before what is kept of the body. The first time in a callback the original moves to
 /// `spare`, both to be found again after a failure and to let the two vectors take turns.
-fn rewrite(state: &mut State, new: &[u8], keep: Keep) {
+fn rewrite(state: &mut State, new: &[u8], from: usize) {
     match state.original {
         Original::Spare => {
-            let end = if let Keep::Nothing = keep { state.body.len() } else { 0 };
-            state.body.splice(0..end, new.iter().copied());
+            state.body.splice(0..from, new.iter().copied());
         }
         Original::Same | Original::Prefix(_) => {
             state.spare.clear();
             state.spare.extend_from_slice(new);
-            if let Keep::Behind = keep {
-                state.spare.extend_from_slice(&state.body);
-            }
+            state.spare.extend_from_slice(&state.body[from..]);
             std::mem::swap(&mut state.body, &mut state.spare);
             if let Original::Prefix(len) = state.original {
                 state.spare.truncate(len);

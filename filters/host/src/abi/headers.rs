@@ -85,6 +85,11 @@ fn readable<R>(state: &State, kind: u32, f: impl FnOnce(Option<&Headers>) -> R) 
     }
 }
 
+/// Whether the filter has the request's head in hand.
+pub(super) fn has_request_head(state: &State) -> bool {
+    readable(state, REQUEST_HEADERS, |map| map.is_some())
+}
+
 fn check(kind: u32) -> Answer {
     if kind > MAP_MAX { Err(Status::BadArgument.into()) } else { Ok(()) }
 }

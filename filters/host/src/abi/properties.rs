@@ -1,5 +1,6 @@
 //! Properties: what the edge knows of a stream, what filters stored on it, and who the plugin is.
 
+use super::headers::has_request_head;
 use super::{Answer, Guest, Imports, Status, bytes, deliver_bytes, split, status};
 use crate::state::{State, VM_CONTEXT};
 
@@ -22,11 +23,21 @@ fn get(guest: &mut Guest<'_>, path: u32, path_len: u32, ptr_at: u32, len_at: u32
     deliver_bytes(guest, &value, ptr_at, len_at)
 }
 
+/// Attributes that Envoy reads from the request's head, and so only while the filter has it.
+const OF_THE_HEAD: [&str; 9] =
+    ["path", "url_path", "host", "scheme", "method", "headers", "referer", "useragent", "id"];
+
 fn find(state: &State, path: &[u8]) -> Option<Vec<u8>> {
     // Path elements are parted by NUL; one at the end closes the last.
     let path = path.strip_suffix(&[0]).unwrap_or(path);
     let parts: Vec<&str> = path.split(|b| *b == 0).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
     let stream = state.effective_stream();
+    if let ["request", name, ..] = parts[..]
+        && OF_THE_HEAD.contains(&name)
+        && !has_request_head(state)
+    {
+        return None;
+    }
     if let Some(value) = stream.as_ref().and_then(|stream| stream.properties.property(&parts)) {
         return Some(value);
     }

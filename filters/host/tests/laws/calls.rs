@@ -28,13 +28,13 @@ fn edited(start: u32, len: u32) -> (i32, Vec<u8>) {
 }
 
 #[test]
-fn a_body_is_replaced_prepended_and_appended_by_envoys_three_shapes_and_no_other() {
+fn a_body_is_edited_from_its_start_and_at_its_end_as_in_envoy_and_nowhere_else() {
     assert_eq!(edited(0, 0), (0, b"new0123456789".to_vec()));
     assert_eq!(edited(0, 10), (0, b"new".to_vec()));
     assert_eq!(edited(0, u32::MAX), (0, b"new".to_vec()));
     assert_eq!(edited(10, 0), (0, b"0123456789new".to_vec()));
     assert_eq!(edited(u32::MAX, 7), (0, b"0123456789new".to_vec()));
-    assert_eq!(edited(0, 9), (2, vec![]));
+    assert_eq!(edited(0, 9), (0, b"new9".to_vec()));
     assert_eq!(edited(3, 0), (2, vec![]));
 }
 
