@@ -185,8 +185,13 @@ fn make_host(config: &Config) -> Result<Arc<host::Host>, Trouble> {
     let places: usize = config.route.iter().map(|route| route.filters.len()).sum();
     let vms = threads.saturating_mul(places).saturating_mul(VMS_PER_PLACE).min(VMS_MAX);
     let vms_max = u32::try_from(vms).unwrap_or(u32::MAX).max(defaults.vms_max);
-    host::Host::new(host::HostLimits { vm_memory_bytes_max: most, vms_max, ..defaults }).map_err(|error| {
-        let advice = "lower memory_bytes_max, or allow the process more address space";
+    let limits = host::HostLimits { vm_memory_bytes_max: most, vms_max, ..defaults };
+    let cache_directory = config.edge.state_directory.as_ref().map(|directory| directory.join("compiled"));
+    host::Host::with(limits, host::HostOptions { cache_directory, ..Default::default() }).map_err(|error| {
+        let advice = match error {
+            host::HostError::Cache { .. } => "give the directory to this user alone (chmod 700), or remove it",
+            _ => "lower memory_bytes_max, or allow the process more address space",
+        };
         Trouble::new("filter host", error.to_string(), advice)
     })
 }

@@ -159,18 +159,18 @@ impl Host {
     /// From memory, from disk, or by the compiler.
     fn compile(&self, digest: &str, bytes: &[u8]) -> Result<Module, BuildError> {
         if let Some(module) = self.cached(digest) {
-            self.board.modules.from_memory();
+            self.board.modules.remembered();
             return Ok(module);
         }
         let module = match self.cache.as_ref().and_then(|cache| cache.load(&self.engine, bytes)) {
             Some(module) => {
-                self.board.modules.from_disk();
+                self.board.modules.loaded();
                 module
             }
             None => {
                 let module = Module::from_binary(&self.engine, bytes);
                 let module = module.map_err(|error| BuildError::Compile(format!("{error:#}")))?;
-                self.board.modules.from_compiler();
+                self.board.modules.compiled();
                 if let Some(cache) = &self.cache {
                     cache.store(&self.engine, bytes, &module);
                 }

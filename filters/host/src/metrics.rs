@@ -134,15 +134,15 @@ fn add(sum: &mut FilterMetrics, shard: &Shard) {
 pub(crate) struct Modules([AtomicU64; 3]);
 
 impl Modules {
-    pub(crate) fn from_compiler(&self) {
+    pub(crate) fn compiled(&self) {
         self.0[0].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn from_disk(&self) {
+    pub(crate) fn loaded(&self) {
         self.0[1].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn from_memory(&self) {
+    pub(crate) fn remembered(&self) {
         self.0[2].fetch_add(1, Ordering::Relaxed);
     }
 

@@ -19,7 +19,7 @@ fn upstream() -> SocketAddr {
             let mut got = Vec::new();
             let mut buffer = [0; 4096];
             // The module put the response's text into the request's body; a GET has none.
-            while !got.ends_with(RESPONSE_BODY) && !(got.starts_with(b"GET") && got.ends_with(b"\r\n\r\n")) {
+            while !(got.ends_with(RESPONSE_BODY) || got.starts_with(b"GET") && got.ends_with(b"\r\n\r\n")) {
                 match socket.read(&mut buffer) {
                     Ok(0) | Err(_) => break,
                     Ok(len) => got.extend_from_slice(&buffer[..len]),
