@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::drain;
+use crate::explain::Question;
 use crate::generation::{Audience, Target};
 use crate::listener::Door;
 
@@ -26,6 +27,8 @@ mod filters;
 
 /// Connections at once: operators and scrapers, not clients.
 const CONNECTIONS_MAX: usize = 64;
+/// How long records under way may take before they are counted.
+const USAGE_WITHIN: Duration = Duration::from_secs(2);
 /// Sessions in one answer.
 const SESSIONS_MAX: usize = 1000;
 /// Pause after an accept that failed.
@@ -87,6 +90,10 @@ impl ServeHttp for Admin {
         if let Some(rest) = path.strip_prefix("/filters/") {
             return filters::answer(&self.0, session, &method, rest).await;
         }
+        let query = request.uri.query().unwrap_or("").to_owned();
+        if path.starts_with("/usage/") || path == "/explain" {
+            return self.ask(&method, &path, &query).await;
+        }
         self.answer(&method, &path).await
     }
 }
@@ -121,11 +128,73 @@ impl Admin {
             }
             _ => text(
                 StatusCode::OK,
-                "GET /livez /readyz /metrics /sessions /endpoints /filters /generation /config\nPOST /drain\n\\
-                 GET /filters/NAME /filters/NAME/history /filters/NAME/shadow /filters/NAME/canary\n\\
-                 PUT /filters/NAME /filters/NAME/settings (?mode=shadow, ?mode=canary&percent=5)\n\\
+                "GET /livez /readyz /metrics /sessions /endpoints /filters /generation /config\n\
+                 GET /usage/report?month= /usage/export /usage/verify /explain?user=&exchange=&symbol=\nPOST /drain\n\
+                 GET /filters/NAME /filters/NAME/history /filters/NAME/shadow /filters/NAME/canary\n\
+                 PUT /filters/NAME /filters/NAME/settings (?mode=shadow, ?mode=canary&percent=5)\n\
                  POST /filters/NAME/rollback /filters/NAME/promote /filters/NAME/abort\n",
             ),
+        }
+    }
+
+    /// Questions with parameters. What takes long is answered off this thread.
+    async fn ask(&self, method: &Method, path: &str, query: &str) -> Response<Vec<u8>> {
+        if *method != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
+        }
+        if path == "/explain" {
+            return self.explain(query).await;
+        }
+        let Some(usage) = self.0.shared.usage.clone() else {
+            return text(StatusCode::NOT_FOUND, "no usage record is kept: see [usage] in the configuration\n");
+        };
+        let asked = format!("{path}?{query}");
+        let answer = tokio::task::spawn_blocking(move || {
+            usage.flush(USAGE_WITHIN);
+            crate::usage::command::answer(&usage.ledger, &usage.time_zone, &asked)
+        });
+        match answer.await {
+            Ok(Ok(body)) => text(StatusCode::OK, &body),
+            Ok(Err(body)) => text(StatusCode::CONFLICT, &body),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        }
+    }
+
+    /// Who decides what about a user and an instrument. A user with an open session is asked about with its claims.
+    async fn explain(&self, query: &str) -> Response<Vec<u8>> {
+        let asked = |name: &str| {
+            let value = query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))?.1;
+            Some(decoded(value))
+        };
+        let (Some(user), Some(exchange)) = (asked("user"), asked("exchange")) else {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "say ?user=U&exchange=EGX&symbol=S, and tenant, channel, route, claims\n",
+            );
+        };
+        let tenant = asked("tenant");
+        let sessions = self.0.workers.list(usize::MAX).await;
+        let open = sessions.iter().find(|session| {
+            session.context.user == user && tenant.as_ref().is_none_or(|tenant| *tenant == session.context.tenant)
+        });
+        let claims = match (asked("claims").map(|claims| serde_json::from_str(&claims)), open) {
+            (Some(Ok(claims)), _) => Question::claims_of(&user, tenant.as_deref(), Some(claims)),
+            (Some(Err(error)), _) => return text(StatusCode::BAD_REQUEST, &format!("claims: {error}\n")),
+            (None, Some(session)) => session.context.claims.clone(),
+            (None, None) => Question::claims_of(&user, tenant.as_deref(), None),
+        };
+        let question = Question {
+            claims,
+            exchange,
+            symbol: asked("symbol").unwrap_or_default(),
+            channel: asked("channel").unwrap_or_else(|| "market_data".into()),
+            route: asked("route"),
+        };
+        let generation = self.0.shared.generation();
+        match tokio::task::spawn_blocking(move || crate::explain::explain(&generation, &question)).await {
+            Ok(Ok(explained)) => json_page(&explained),
+            Ok(Err(error)) => text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
         }
     }
 
@@ -237,6 +306,27 @@ impl Admin {
             "newest_failure": self.0.shared.reloads.newest(),
         })
     }
+}
+
+/// A query's value without its percent signs.
+fn decoded(value: &str) -> String {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = tail.first_chunk::<2>().filter(|_| byte == b'%');
+        let read = hex.and_then(|hex| u8::from_str_radix(str::from_utf8(hex).ok()?, 16).ok());
+        match read {
+            Some(read) => {
+                bytes.push(read);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(if byte == b'+' { b' ' } else { byte });
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn text(status: StatusCode, body: &str) -> Response<Vec<u8>> {

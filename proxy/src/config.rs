@@ -42,6 +42,8 @@ pub struct Config {
     /// How sessions find their way back.
     #[serde(default)]
     pub sticky: Sticky,
+    /// The usage record; absent: none is kept.
+    pub usage: Option<crate::usage::Settings>,
     /// Groups of endpoints, by name.
     #[serde(default)]
     pub cluster: BTreeMap<String, Cluster>,

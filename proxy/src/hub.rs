@@ -25,6 +25,7 @@ mod source;
 mod subscribe;
 mod swap;
 mod sweep;
+mod used;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
@@ -45,7 +46,7 @@ use cohort::{Cohort, CohortKey};
 use feed::{Feed, FeedKey, Follower, encode_into};
 use lane::Lane;
 pub(crate) use lane::LaneKey;
-pub(crate) use request::Gone;
+pub(crate) use request::{Gone, refused_word};
 use seat::Closing;
 use seat::Owed;
 pub(crate) use seat::{NewSeat, Seat, SeatKey};
@@ -371,6 +372,7 @@ impl Hub {
     /// Ends a follow, and its source where nobody is left.
     fn drop_follow(&mut self, index: usize, slot: usize) {
         let Some(source) = self.seats[index].follows.get(slot).map(|follow| follow.source) else { return };
+        self.use_ends(index, source);
         self.unlink(index, slot);
         self.seats[index].follows.try_remove(slot);
         self.release_source(source);

@@ -23,6 +23,7 @@ mod counters;
 mod demo;
 mod downstream;
 mod drain;
+mod explain;
 mod generation;
 mod grants;
 mod handshake;
@@ -52,6 +53,7 @@ mod store;
 mod token;
 mod trunk;
 mod upstream;
+mod usage;
 mod worker;
 
 /// A WebSocket edge for market data and trading.
@@ -82,8 +84,53 @@ enum Command {
     /// Mint and inspect development tokens.
     #[command(subcommand)]
     Token(token::Command),
+    /// Ask the policies of a configuration.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// What was used: reports, exports, and whether the ledger is what was written.
+    Usage {
+        #[command(subcommand)]
+        command: usage::command::Command,
+        /// Whose days and months count (IANA name), for a ledger read from its file.
+        #[arg(long, default_value = "Africa/Cairo")]
+        time_zone: String,
+    },
     /// Subscribe from a terminal and watch.
     Connect(connect::Arguments),
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Say who decides what about a user and an instrument, by which version, and why.
+    Explain {
+        /// The configuration (TOML).
+        #[arg(long)]
+        config: PathBuf,
+        /// `sub` of the token.
+        #[arg(long)]
+        user: String,
+        /// `tenant` of the token.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Further claims, as a JSON object: `{"tier": "basic"}`.
+        #[arg(long)]
+        claims: Option<String>,
+        /// The exchange.
+        #[arg(long)]
+        exchange: String,
+        /// The symbol.
+        #[arg(long, default_value = "")]
+        symbol: String,
+        /// The channel.
+        #[arg(long, default_value = "market_data")]
+        channel: String,
+        /// The route; the first channel route if absent.
+        #[arg(long)]
+        route: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -100,6 +147,8 @@ fn main() -> ExitCode {
             demo::run(&arguments)
         }
         Command::Token(command) => token::run(&command),
+        Command::Policy(command) => explained(command),
+        Command::Usage { command, time_zone } => usage::command::run(&command, &time_zone),
         Command::Connect(arguments) => watch(&arguments),
     };
     match result {
@@ -109,6 +158,28 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(clippy::print_stdout, reason = "what the command is for")]
+fn explained(command: PolicyCommand) -> anyhow::Result<()> {
+    let PolicyCommand::Explain { config, user, tenant, claims, exchange, symbol, channel, route, json } = command;
+    let loaded = config::load(&config).map_err(|problems| {
+        anyhow::anyhow!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })?;
+    let config = std::sync::Arc::new(loaded.config);
+    // The files alone: what an operator chose over them is the running edge's.
+    let sources = sources::resolve(&config, &store::Store::open(None, 1)?)?;
+    let generation = generation::Generation::build(config, &sources, None)?;
+    let more = claims.as_deref().map(serde_json::from_str).transpose()?;
+    let claims = explain::Question::claims_of(&user, tenant.as_deref(), more);
+    let question = explain::Question { claims, exchange, symbol, channel, route };
+    let explained = explain::explain(&generation, &question).map_err(anyhow::Error::msg)?;
+    if json {
+        println!("{explained}");
+    } else {
+        print!("{}", explain::text(&explained));
+    }
+    Ok(())
 }
 
 fn watch(arguments: &connect::Arguments) -> anyhow::Result<()> {

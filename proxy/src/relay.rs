@@ -62,6 +62,7 @@ struct Relay {
     sid: Option<crate::shared::SidKey>,
     _permit: crate::limits::SessionPermit,
     _open: crate::metrics::OpenSession,
+    _used: Option<crate::usage::SessionUse>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,9 @@ async fn open(
     let mut stream = match opened {
         Ok(stream) => stream,
         Err(refused) => {
+            if let Some(usage) = &worker.shared.usage {
+                usage.refused(&context, crate::hub::refused_word(&refused).0.word());
+            }
             refuse(worker, downstream, refusal_of(&refused), &accept).await;
             return None;
         }
@@ -133,6 +137,7 @@ async fn open(
     let mut relay = Relay {
         control,
         _open: metrics.session(chain.route().name()),
+        _used: worker.shared.usage.as_ref().map(|usage| usage.session(&context)),
         _permit: permit,
         worker: Rc::clone(worker),
         chain,

@@ -21,6 +21,8 @@ use crate::{admin, control};
 
 /// Threads that accept, decrypt and read requests; messages are the workers' business.
 const DOOR_THREADS: usize = 2;
+/// How long the last usage records may take to be written.
+const USAGE_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where a running edge can be reached.
 pub struct Addresses {
@@ -107,6 +109,9 @@ pub fn run(file: &Path, started: impl FnOnce(&Addresses)) -> anyhow::Result<()> 
         let signal = DrainOnTerminate { shared: Arc::clone(&shared), workers: Arc::clone(&workers) };
         signal.recv().await;
         stop.send_replace(true);
+        if let Some(usage) = &shared.usage {
+            usage.flush(USAGE_WITHIN);
+        }
         Ok(())
     })
 }

@@ -27,6 +27,13 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
     let Handoff { downstream, mut pre_read, context: connection, request, accept, sticky, permit, begun_at } = handoff;
     let metrics = Arc::clone(&context.shared.metrics);
     let encoding = connection.encoding.unwrap_or(Encoding::Json);
+    if context.shared.usage.as_ref().is_some_and(|usage| !usage.has_room()) {
+        // What can't be recorded is not let in.
+        metrics.handshake(Outcome::Refused);
+        let reply = answer::refusal(bawaba_channels::reason::Reason::EdgeOverloaded);
+        drop(answer::answer(downstream, reply, &accept).await);
+        return;
+    }
     let facts = Facts::new(&connection, request.clone());
     facts.host.speak();
     let mut request = request;
@@ -35,6 +42,9 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
         Err(refused) => {
             let reply = refusal(&refused);
             metrics.handshake(Outcome::Refused);
+            if let Some(usage) = &context.shared.usage {
+                usage.refused(&connection, crate::hub::refused_word(&refused).0.word());
+            }
             tracing::info!(session = %connection.session, status = reply.status, "the chain refused a session");
             if let Err(error) = answer::answer(downstream, reply, &accept).await {
                 tracing::debug!(%error, "the client left before its answer");
@@ -61,6 +71,7 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
     }
     let places = sticky.and_then(|token| context.shared.sticky.verify(&token, &connection.user, unix_now()));
     let opened_at = Instant::now();
+    let mut used = context.shared.usage.as_ref().map(|usage| usage.session(&connection));
     let session = Arc::clone(&connection);
     tracing::info!(session = %session.session, route = chain.route().name(), client = %session.client, "session opened");
     // The chain may have changed between the handshake and here: the seat is moved like any other.
@@ -107,6 +118,12 @@ pub async fn serve(context: &Rc<WorkerContext>, handoff: Handoff, chain: Rc<Rout
     context.hub.borrow_mut().leave(seat);
     if let Gone::Closed(code) = gone {
         metrics.closed(code);
+    }
+    if let Some(used) = &mut used {
+        used.reason = match gone {
+            Gone::Closed(code) => code.0.to_string(),
+            Gone::Reset => "reset".into(),
+        };
     }
     if let Some(sid) = &sid {
         context.shared.sids.leave(sid, place);

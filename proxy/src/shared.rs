@@ -16,6 +16,7 @@ use crate::generation::Generation;
 use crate::metrics::Metrics;
 use crate::sticky::Signer;
 use crate::store::Journal;
+use crate::usage::Usage;
 
 /// What a verified token says; see [`crate::context::ConnectionContext`].
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub struct Shared {
     pub verify: Verify,
     /// Counts what happens.
     pub metrics: Arc<Metrics>,
+    /// Records who used what, where that is kept.
+    pub usage: Option<Arc<Usage>>,
     /// Whether the process is draining.
     pub drain: watch::Sender<Drain>,
     /// Newest session of each `sid`.
@@ -63,12 +66,14 @@ impl Shared {
         first: Generation,
     ) -> Result<Arc<Self>, String> {
         let sticky = Signer::new(config.sticky.key_file.as_deref())?;
+        let usage = config.usage.as_ref().map(Usage::start).transpose()?;
         let number = first.number;
         Ok(Arc::new(Self {
             config,
             sticky,
             verify,
             metrics,
+            usage,
             drain: watch::channel(Drain::Serving).0,
             sids: Sids::default(),
             reloads: Reloads::default(),

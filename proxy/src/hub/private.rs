@@ -144,6 +144,9 @@ impl Hub {
     /// A session follows a private source from now on.
     pub(super) fn follow_private(&mut self, index: usize, source: usize, name: &Rc<str>) {
         let member = (SeatKey { index, serial: self.seats[index].serial }, Rc::clone(name));
+        if !self.sources[source].private.iter().any(|(seat, _)| *seat == member.0) {
+            self.use_begins(index, source);
+        }
         let at = &mut self.sources[source];
         at.private.retain(|(seat, _)| *seat != member.0);
         at.private.push(member.clone());
@@ -152,6 +155,7 @@ impl Hub {
 
     pub(super) fn leave_private(&mut self, index: usize, source: usize) {
         let serial = self.seats[index].serial;
+        self.use_ends(index, source);
         if let Some(at) = self.sources.get_mut(source) {
             at.private.retain(|(seat, _)| seat.serial != serial);
             at.joining.retain(|(seat, _)| seat.serial != serial);

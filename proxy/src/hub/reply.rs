@@ -98,6 +98,7 @@ impl Hub {
             self.seats[index].facts.host.delivered(1, (end - at) as u64);
             at = end;
         }
+        self.told(index, &frames[..at]);
         self.seats[index].outbox.direct().extend_from_slice(&frames[..at]);
         self.mark_dirty(index);
         if let Some(code) = closes {

@@ -360,7 +360,7 @@ impl Hub {
 }
 
 /// The word and sentence of a refused handshake.
-pub(super) fn refused_word(refused: &Refused) -> (Reason, String) {
+pub(crate) fn refused_word(refused: &Refused) -> (Reason, String) {
     #[derive(serde::Deserialize)]
     struct Body {
         code: String,

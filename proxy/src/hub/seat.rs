@@ -109,6 +109,10 @@ pub(crate) struct Seat {
     pub(crate) facts: Rc<Facts>,
     /// What the filters asked for it.
     pub(crate) grants: Grants,
+    /// The products that it uses.
+    pub(crate) in_use: super::used::InUse,
+    /// The screening lists that it was told of.
+    pub(crate) lists: String,
     pub(crate) encoding: Encoding,
     pub(crate) cohort: usize,
     pub(crate) sticky: Places,
@@ -160,6 +164,8 @@ impl Seat {
             stream: Some(new.stream),
             facts: new.facts,
             grants: Grants::default(),
+            in_use: super::used::InUse::new(),
+            lists: String::new(),
             encoding: new.encoding,
             cohort,
             sticky: new.sticky,

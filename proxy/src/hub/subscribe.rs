@@ -67,6 +67,9 @@ impl Hub {
     /// Takes a `subscribe` that the chain let through.
     pub(super) fn subscribe(&mut self, index: usize, request: Subscribe) {
         let id = request.id;
+        if !self.may_record() {
+            return self.refuse_for_now(index, id, Reason::EdgeOverloaded);
+        }
         let (channel, exchange, cluster) = match self.route_of(index, &request) {
             Ok(found) => found,
             Err((reason, text)) => return self.refuse(index, id, reason, text),
@@ -300,6 +303,7 @@ impl Hub {
         }
         answer.subscription = (!answer.accepted.is_empty()).then(|| pending.subscription.to_string());
         let left = self.send_answer(index, &Event::Subscribed(answer), pending.id);
+        self.subscription_used(index, format!("{}/{}", pending.exchange, pending.channel), &left);
         for (id, missed) in pending.sources.iter().zip(missed) {
             let symbol = Rc::clone(&self.sources[*id].key.symbol);
             if left.contains(&*symbol) && self.seats[index].closing.is_none() {
@@ -372,6 +376,7 @@ impl Hub {
         if let Some(subscription) = seat.subscriptions.get_mut(&pending.subscription) {
             subscription.slots.insert(Rc::clone(symbol), slot);
         }
+        self.use_begins(index, source_id);
         slot
     }
 
