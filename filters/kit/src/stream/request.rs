@@ -4,7 +4,7 @@ use bawaba_channels::close::CloseCode;
 use bawaba_channels::frame::{self, Frame, FrameError, Header, Opcode};
 use bawaba_channels::message::Message as Incoming;
 use bawaba_channels::reason::Reason;
-use bawaba_channels::wire::{Encoding, Event, Timestamp};
+use bawaba_channels::wire::{Event, Timestamp};
 
 use super::{Core, Fate, Flow, Side, Stream};
 use crate::kind::Kind;
@@ -52,16 +52,16 @@ fn one_frame<P: Policy>(
     core: &mut Core<P>,
     policy: &P,
     header: Header,
-    raw: &[u8],
+    raw: &mut [u8],
     out: &mut Vec<u8>,
 ) -> Fate {
-    // Unmasked in a copy: a frame that passes keeps the bytes it came with.
-    let mut payload = raw[header.header_len..].to_vec();
+    // Unmasked where it lies, and masked again if it passes: the bytes it came with, without a copy.
+    let payload = &mut raw[header.header_len..];
     if let Some(key) = header.mask {
-        frame::apply_mask(&mut payload, key, 0);
+        frame::apply_mask(payload, key, 0);
     }
     let rebuilt = side.is_rebuilt(&header);
-    match side.assembler.push(Frame { header, payload: &mut payload }) {
+    let fate = match side.assembler.push(Frame { header, payload }) {
         Err(error) => core.protocol_error(error, out),
         Ok(None) => Fate::Gone,
         Ok(Some(Incoming::Ping(payload))) => {
@@ -75,7 +75,11 @@ fn one_frame<P: Policy>(
         }
         Ok(Some(Incoming::Text(text))) => core.inbound(policy, Opcode::Text, text.as_bytes(), rebuilt, out),
         Ok(Some(Incoming::Binary(bytes))) => core.inbound(policy, Opcode::Binary, bytes, rebuilt, out),
+    };
+    if let (Fate::Passes, Some(key)) = (&fate, header.mask) {
+        frame::apply_mask(&mut raw[header.header_len..], key, 0);
     }
+    fate
 }
 
 impl<P: Policy> Core<P> {
@@ -108,7 +112,7 @@ impl<P: Policy> Core<P> {
             return Fate::Ends;
         }
         let mut message = Message::read(self.encoding, payload, self.stamp);
-        if message.kind() == Kind::Unreadable || (self.encoding == Some(Encoding::Json) && !is_strict_json(payload)) {
+        if message.kind() == Kind::Unreadable {
             // Not for the backend to read after all, in a way that no policy judged.
             let refusal = explained(Refusal::new(Reason::ProtocolMalformed), &message);
             return self.refuse(&reply::error(message.id(), &refusal), out);
@@ -172,11 +176,6 @@ impl<P: Policy> Core<P> {
     fn later(&mut self, event: &Event) {
         reply::put_event(&mut self.pending, self.encoding, event);
     }
-}
-
-/// Requests are few: let the full parser have the last word on what is JSON.
-fn is_strict_json(payload: &[u8]) -> bool {
-    serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok()
 }
 
 /// What is wrong with a message and where, for a refusal that only says that something is.
