@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::change::role_word;
 use crate::counters::Counted;
 use crate::generation::Generation;
+use crate::sources::Role;
 use crate::store::{self, How};
 use bawaba_channels::close::CloseCode;
 use bawaba_channels::reason::Reason;
@@ -266,12 +266,15 @@ pub fn write_filters(out: &mut Vec<u8>, generation: &Generation) {
 
 /// What shadows counted.
 pub fn write_shadows(out: &mut Vec<u8>, generation: &Generation) {
+    let tallies: Vec<_> = generation
+        .filters
+        .iter()
+        .filter_map(|(name, loaded)| Some((name.as_str(), loaded.candidate.as_deref()?)))
+        .filter(|(_, candidate)| matches!(candidate.role, Role::Shadow(_)))
+        .map(|(name, candidate)| (name, &candidate.tally))
+        .collect();
     let mut text = String::new();
-    for (name, loaded) in &generation.filters {
-        if let Some(candidate) = loaded.candidate.as_ref().filter(|candidate| role_word(&candidate.role) == "shadow") {
-            candidate.tally.write(&mut text, name);
-        }
-    }
+    crate::shadow::write(&mut text, &tallies);
     out.extend_from_slice(text.as_bytes());
 }
 

@@ -20,7 +20,7 @@ mod compare;
 mod tally;
 
 pub use compare::Difference;
-pub use tally::Tally;
+pub use tally::{Tally, write};
 
 /// Sessions of one worker that are judged in shadow at once; others are not. A stream has about a kibibyte.
 const STREAMS_MAX: usize = 20_000;

@@ -106,25 +106,53 @@ impl Tally {
         })
     }
 
-    /// The same in Prometheus' text form.
-    pub fn write(&self, out: &mut String, filter: &str) {
-        let rows = [
-            ("bawaba_shadow_compared_total", &self.compared),
-            ("bawaba_shadow_skipped_total", &self.skipped),
-            ("bawaba_shadow_failures_total", &self.failures),
-            ("bawaba_shadow_active_nanoseconds_total", &self.active_nanos),
-            ("bawaba_shadow_candidate_nanoseconds_total", &self.candidate_nanos),
-        ];
-        // Writing to a string does not fail.
-        for (name, counter) in rows {
-            let _ = writeln!(out, "{name}{{filter=\"{filter}\"}} {}", counter.load(Ordering::Relaxed));
-        }
-        for (difference, counter) in Difference::ALL.iter().zip(&self.differences) {
-            let (label, count) = (difference.label(), counter.load(Ordering::Relaxed));
-            let _ = writeln!(out, "bawaba_shadow_differences_total{{filter=\"{filter}\",reason=\"{label}\"}} {count}");
-        }
-        let _ = writeln!(out, "bawaba_shadow_off{{filter=\"{filter}\"}} {}", u8::from(self.is_off()));
+    /// How many differences of a kind.
+    pub fn differences(&self, difference: Difference) -> u64 {
+        let at = Difference::ALL.iter().position(|known| *known == difference).unwrap_or(0);
+        self.differences[at].load(Ordering::Relaxed)
     }
+}
+
+/// A counter of a tally.
+type Read = fn(&Tally) -> u64;
+
+const COUNTERS: [(&str, &str, Read); 5] = [
+    ("bawaba_shadow_compared_total", "Callbacks judged by a shadow too.", |t| t.compared.load(Ordering::Relaxed)),
+    ("bawaba_shadow_skipped_total", "Callbacks that a shadow had no time for.", |t| t.skipped.load(Ordering::Relaxed)),
+    ("bawaba_shadow_failures_total", "Failures of a shadow.", |t| t.failures.load(Ordering::Relaxed)),
+    ("bawaba_shadow_active_nanoseconds_total", "Time of the filter in force in callbacks that were compared.", |t| {
+        t.active_nanos.load(Ordering::Relaxed)
+    }),
+    ("bawaba_shadow_candidate_nanoseconds_total", "Time of the shadow in them.", |t| {
+        t.candidate_nanos.load(Ordering::Relaxed)
+    }),
+];
+
+/// What the shadows of these filters counted, in Prometheus' text form: one group for each metric.
+pub fn write(out: &mut String, tallies: &[(&str, &Tally)]) {
+    if tallies.is_empty() {
+        return;
+    }
+    // Writing to a string does not fail.
+    let mut group = |name: &str, help: &str, kind: &str, lines: Vec<String>| {
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{}", lines.concat());
+    };
+    for (name, help, read) in COUNTERS {
+        let line = |(filter, tally): &(&str, &Tally)| format!("{name}{{filter=\"{filter}\"}} {}\n", read(tally));
+        group(name, help, "counter", tallies.iter().map(line).collect());
+    }
+    let name = "bawaba_shadow_differences_total";
+    let lines = tallies.iter().flat_map(|(filter, tally)| {
+        Difference::ALL.map(|difference| {
+            let (reason, count) = (difference.label(), tally.differences(difference));
+            format!("{name}{{filter=\"{filter}\",reason=\"{reason}\"}} {count}\n")
+        })
+    });
+    group(name, "What a shadow would have done otherwise.", "counter", lines.collect());
+    let name = "bawaba_shadow_off";
+    let line =
+        |(filter, tally): &(&str, &Tally)| format!("{name}{{filter=\"{filter}\"}} {}\n", u8::from(tally.is_off()));
+    group(name, "1 once a shadow was switched off for its failures.", "gauge", tallies.iter().map(line).collect());
 }
 
 /// The messages in a run of frames, as people read them, cut short.
