@@ -180,7 +180,7 @@ impl Admin {
         let claims = match (asked("claims").map(|claims| serde_json::from_str(&claims)), open) {
             (Some(Ok(claims)), _) => Question::claims_of(&user, tenant.as_deref(), Some(claims)),
             (Some(Err(error)), _) => return text(StatusCode::BAD_REQUEST, &format!("claims: {error}\n")),
-            (None, Some(session)) => session.context.claims.clone(),
+            (None, Some(session)) => session.context.claims(),
             (None, None) => Question::claims_of(&user, tenant.as_deref(), None),
         };
         let question = Question {
@@ -235,7 +235,7 @@ impl Admin {
                     "session": context.session,
                     "user": context.user,
                     "tenant": context.tenant,
-                    "route": context.route,
+                    "route": &*context.route,
                     "client": context.client.to_string(),
                     "http2": context.http2,
                     "age_s": session.opened_at.elapsed().as_secs(),

@@ -3,27 +3,10 @@
 use std::fmt::Write as _;
 use std::io;
 
-use bawaba_channels::reason::Reason;
-use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::downstream::{Downstream, HandshakeReply, Stream};
-
-/// The JSON body of a refusal: `{"code": word, "reason": sentence}`.
-pub fn refusal_body(reason: Reason) -> Bytes {
-    Bytes::from(serde_json::json!({"code": reason.word(), "reason": reason.sentence()}).to_string())
-}
-
-/// The refusal of a handshake for `reason`: its HTTP status, a JSON body, and `Retry-After` where coming back helps.
-pub fn refusal(reason: Reason) -> HandshakeReply {
-    let mut headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-    let status = reason.http_status();
-    if status == 503 || status == 429 {
-        headers.push(("retry-after".to_owned(), "1".to_owned()));
-    }
-    HandshakeReply { status, headers, body: refusal_body(reason) }
-}
 
 /// Writes `reply`; the client's stream when it opens the WebSocket, `None` after a refusal (the connection is closed).
 ///
@@ -75,7 +58,11 @@ fn head(reply: &HandshakeReply, accept: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bawaba_channels::reason::Reason;
+    use bytes::Bytes;
+
     use super::*;
+    use crate::refusal::Refusal;
 
     #[test]
     fn a_header_with_a_line_break_is_left_out() {
@@ -91,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_its_word_and_when_to_come_back() {
-        let reply = refusal(Reason::EdgeNoEndpoint);
+        let reply = Refusal::new(Reason::EdgeNoEndpoint).reply();
         assert_eq!(reply.status, 503);
         let head = head(&reply, "");
         assert!(head.contains("retry-after: 1\r\n") && head.contains("content-type: application/json\r\n"), "{head}");

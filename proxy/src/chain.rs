@@ -9,6 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bawaba_channels::wire::CLAIMS_HEADER;
 use bawaba_filter_host as host;
 use bytes::Bytes;
 
@@ -46,35 +49,73 @@ pub enum Ended {
     Closed(String),
 }
 
-/// What filters may ask about a connection (Envoy's attributes), and its handshake as it came.
+/// What filters may ask about a connection (Envoy's attributes), and its handshake as it came. Kept for as long as
+/// the session lives, so kept small: one block for all headers.
 pub struct Facts {
-    client: SocketAddr,
-    route: String,
-    session: String,
-    request: Headers,
+    client: Option<SocketAddr>,
+    route: Arc<str>,
+    session: Box<str>,
+    request: Packed,
     /// What only this host says of a session; nothing of it on relay routes.
     pub host: HostFacts,
 }
 
+/// Headers in one block of text, a line for each name and each value.
+struct Packed(Box<str>);
+
+impl Packed {
+    /// Pairs that hold a line break are left out: none comes through an HTTP parser.
+    fn new(headers: &Headers) -> Self {
+        let mut lines = String::with_capacity(headers.iter().map(|(name, value)| name.len() + value.len() + 2).sum());
+        for (name, value) in headers.iter().filter(|(name, value)| !name.contains('\n') && !value.contains('\n')) {
+            for part in [name, value] {
+                lines.push_str(part);
+                lines.push('\n');
+            }
+        }
+        Self(lines.into())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut lines = self.0.split('\n');
+        std::iter::from_fn(move || Some((lines.next()?, lines.next()?)))
+    }
+}
+
 impl Facts {
     /// Of a connection with this handshake.
-    pub fn new(context: &ConnectionContext, request: Headers) -> Rc<Self> {
+    pub fn new(context: &ConnectionContext, request: &Headers) -> Rc<Self> {
         Rc::new(Self {
-            client: context.client,
-            route: context.route.clone(),
-            session: context.session.clone(),
-            request,
+            client: Some(context.client),
+            route: Arc::clone(&context.route),
+            session: context.session.as_str().into(),
+            request: Packed::new(request),
             host: HostFacts::default(),
         })
     }
 
+    /// Of a cohort: what all its sessions have in common, and nothing of any one of them.
+    pub fn of_cohort(route: &Route, request: &Headers) -> Rc<Self> {
+        let request = Packed::new(request);
+        let host = HostFacts::default();
+        host.speak();
+        host.opened();
+        Rc::new(Self { client: None, route: route.name().into(), session: Box::default(), request, host })
+    }
+
     /// The handshake as the filters see it.
-    pub const fn request(&self) -> &Headers {
-        &self.request
+    pub fn request(&self) -> Headers {
+        self.request.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    /// The verified claims; `null` where there are none.
+    pub fn claims(&self) -> serde_json::Value {
+        let payload = self.header(CLAIMS_HEADER).and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
+        payload.and_then(|payload| serde_json::from_slice(&payload).ok()).unwrap_or_default()
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.request.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.request.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 }
 
@@ -82,8 +123,8 @@ impl host::Properties for Facts {
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
         let text = |text: &str| Some(text.as_bytes().to_vec());
         match path {
-            ["source", "address"] => text(&self.client.to_string()),
-            ["source", "port"] => Some(u64::from(self.client.port()).to_le_bytes().to_vec()),
+            ["source", "address"] => text(&self.client?.to_string()),
+            ["source", "port"] => Some(u64::from(self.client?.port()).to_le_bytes().to_vec()),
             ["request", "path"] => text(self.header(":path")?),
             ["request", "url_path"] => text(self.header(":path")?.split('?').next()?),
             ["request", "host"] => text(self.header(":authority")?),

@@ -120,11 +120,12 @@ impl Watcher<'_> {
         let mut socket = TcpStream::connect(&host).await?;
         socket.set_nodelay(true)?;
         let credential = match self.arguments.token.as_str() {
-            "" => "user-agent: bawaba-connect".to_owned(),
-            token => format!("authorization: Bearer {token}"),
+            "" => ("user-agent", "bawaba-connect".to_owned()),
+            token => ("authorization", format!("Bearer {token}")),
         };
-        let ask = Ask { host: &host, path: &path, subprotocol: self.encoding.subprotocol(), credential: &credential };
-        let mut buffer = shake_hands(&mut socket, &ask, &mut self.jitter).await?;
+        let credential = (credential.0, credential.1.as_str());
+        let ask = Ask { host: &host, path: &path, subprotocol: self.encoding.subprotocol(), credential };
+        let mut buffer = shake_hands(&mut socket, &ask).await.map_err(io::Error::other)?;
         let mut payload = Vec::new();
         self.subscribe().encode(self.encoding, &mut payload);
         self.write(&mut socket, self.encoding.opcode(), &payload).await?;

@@ -151,13 +151,14 @@ fn facts(route: &Arc<Route>, question: &Question) -> Rc<Facts> {
         user: text("sub"),
         sid: None,
         tenant: text("tenant"),
-        claims: question.claims.clone(),
+        payload: URL_SAFE_NO_PAD.encode(question.claims.to_string()).into(),
         expires_at: None,
         encoding: None,
         http2: false,
-        route: route.name().to_owned(),
+        is_edge: false,
+        route: route.name().into(),
     };
-    let facts = Facts::new(&context, request);
+    let facts = Facts::new(&context, &request);
     facts.host.speak();
     facts
 }

@@ -33,8 +33,8 @@ pub struct Verified {
     pub sid: Option<String>,
     /// `tenant`; empty when the token names none.
     pub tenant: String,
-    /// The whole payload.
-    pub claims: serde_json::Value,
+    /// Whether it is that of another edge (claim `role`).
+    pub is_edge: bool,
     /// The payload as the token carried it: base64url without padding, as filters read it.
     pub payload: String,
     /// `exp`, in seconds since the epoch.
@@ -147,7 +147,7 @@ impl Verifier {
             .take(TRIES_MAX);
         for key in candidates {
             match decode::<serde_json::Value>(token, &key.key, &key.validation) {
-                Ok(data) => return admit(token, data.claims),
+                Ok(data) => return admit(token, &data.claims),
                 Err(error) => rejected = explain(error.kind()),
             }
         }
@@ -155,14 +155,15 @@ impl Verifier {
     }
 }
 
-fn admit(token: &str, claims: serde_json::Value) -> Result<Verified, Rejected> {
+fn admit(token: &str, claims: &serde_json::Value) -> Result<Verified, Rejected> {
     let payload = token.split('.').nth(1).unwrap_or_default().to_owned();
-    let json = serde_json::to_vec(&claims).map_err(|_| invalid("the token's claims could not be read"))?;
+    let json = serde_json::to_vec(claims).map_err(|_| invalid("the token's claims could not be read"))?;
     let known = Claims::from_json(&json).map_err(|_| invalid("a claim of the token has the wrong form"))?;
+    let is_edge = known.is_edge();
     let user = known.sub.filter(|user| !user.is_empty()).ok_or(invalid("the token names no user (sub)"))?;
     let expires_at = known.exp.ok_or(invalid("the token has no end (exp)"))?;
     let tenant = known.tenant.unwrap_or_default();
-    Ok(Verified { user, sid: known.sid, tenant, claims, payload, expires_at })
+    Ok(Verified { user, sid: known.sid, tenant, is_edge, payload, expires_at })
 }
 
 fn explain(kind: &ErrorKind) -> Rejected {

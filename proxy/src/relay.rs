@@ -22,18 +22,18 @@ use crate::context::ConnectionContext;
 use crate::downstream::{HandshakeReply, Stream};
 use crate::hub::unix_now;
 use crate::metrics::Outcome;
+use crate::refusal::Refusal;
 use crate::session::refusal as refusal_of;
+use crate::upstream::{self, Answer, UpstreamError};
 use crate::worker::{Handoff, WorkerContext};
 
 mod control;
 mod end;
 mod lane;
-mod upstream;
 
 pub use control::Control;
 use end::End;
 use lane::{Lane, LaneEnd, Passed, Turn};
-use upstream::Answer;
 
 /// Endpoints that are tried for one handshake.
 const TRIES_MAX: usize = 3;
@@ -59,7 +59,7 @@ struct Relay {
     outbound: Lane,
     is_inbound_over: bool,
     is_outbound_over: bool,
-    sid: Option<crate::shared::SidKey>,
+    sid: Option<Box<crate::shared::SidKey>>,
     _permit: crate::limits::SessionPermit,
     _open: crate::metrics::OpenSession,
     _used: Option<crate::usage::SessionUse>,
@@ -80,7 +80,7 @@ async fn open(
 ) -> Option<Relay> {
     let Handoff { downstream, pre_read, context, mut request, accept, sticky, permit, begun_at } = handoff;
     let metrics = Arc::clone(&worker.shared.metrics);
-    let facts = (!chain.is_empty()).then(|| Facts::new(&context, request.clone()));
+    let facts = (!chain.is_empty()).then(|| Facts::new(&context, &request));
     let opened = match &facts {
         Some(facts) => chain.open(&mut request, facts).map(Some),
         None => Ok(None),
@@ -97,8 +97,8 @@ async fn open(
     };
     let answered = ask(worker, cluster, &context, sticky.as_deref(), &request).await;
     let (service, early, mut headers) = match answered {
-        Ok(Answer::Open { socket, early, headers }) => (socket, early, headers),
-        Ok(Answer::Refused { status, headers, body }) => {
+        Ok((service, Answer::Open { early, headers })) => (service, early, headers),
+        Ok((_, Answer::Refused { status, headers, body })) => {
             tracing::info!(session = %context.session, route = chain.route().name(), status, "the service refused a session");
             close_stream(&chain, stream);
             refuse(worker, downstream, HandshakeReply { status, headers, body }, &accept).await;
@@ -106,14 +106,14 @@ async fn open(
         }
         Err(reason) => {
             close_stream(&chain, stream);
-            refuse(worker, downstream, answer::refusal(reason), &accept).await;
+            refuse(worker, downstream, Refusal::new(reason).reply(), &accept).await;
             return None;
         }
     };
     if let Err(ended) = judge_answer(&chain, stream.as_mut(), &mut headers) {
         tracing::warn!(session = %context.session, ?ended, "a filter refused the answer to a handshake");
         close_stream(&chain, stream);
-        refuse(worker, downstream, answer::refusal(Reason::EdgeFilterFailed), &accept).await;
+        refuse(worker, downstream, Refusal::new(Reason::EdgeFilterFailed).reply(), &accept).await;
         return None;
     }
     let reply = HandshakeReply { status: 101, headers, body: Bytes::new() };
@@ -125,7 +125,7 @@ async fn open(
     metrics.handshake(Outcome::Opened);
     metrics.connect_seconds.observe(begun_at.elapsed().as_secs_f64());
     let place = worker.next_session();
-    let sid = context.sid.clone().map(|sid| context.sid_key(sid));
+    let sid = context.sid.clone().map(|sid| Box::new(context.sid_key(sid)));
     if let Some(old) = sid.as_ref().and_then(|sid| worker.shared.sids.enter(sid, place)) {
         worker.workers.close(old, CloseCode::REPLACED, "a newer connection of the same session took over");
     }
@@ -164,7 +164,7 @@ async fn ask(
     context: &ConnectionContext,
     sticky: Option<&str>,
     request: &Headers,
-) -> Result<Answer, Reason> {
+) -> Result<(TcpStream, Answer), Reason> {
     let places = sticky.and_then(|token| worker.shared.sticky.verify(token, &context.user, unix_now()));
     let place = places.as_ref().and_then(|places| places.get(&cluster.name)).map(String::as_str);
     // Without a user, the client's address keeps it where it was.
@@ -172,7 +172,7 @@ async fn ask(
     for _ in 0..TRIES_MAX {
         let Some(endpoint) = cluster.pick(&who, place) else { break };
         let limit = worker.shared.config.timeouts.connect;
-        let why = match timeout(limit, upstream::open(&endpoint.address, request)).await {
+        let why = match timeout(limit, dial(&endpoint.address, request)).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s (timeout connect)", limit.as_secs_f64()),
@@ -181,6 +181,13 @@ async fn ask(
         cluster.suspect(&endpoint);
     }
     Err(Reason::EdgeNoEndpoint)
+}
+
+async fn dial(address: &str, request: &Headers) -> Result<(TcpStream, Answer), UpstreamError> {
+    let mut socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    let answer = upstream::open(&mut socket, address, request).await?;
+    Ok((socket, answer))
 }
 
 fn judge_answer(chain: &RouteChain, stream: Option<&mut ChainStream>, headers: &mut Headers) -> Result<(), Ended> {

@@ -56,7 +56,8 @@ pub fn run(file: &Path, started: impl FnOnce(&Addresses)) -> anyhow::Result<()> 
             Ok(TokenFacts {
                 user: verified.user,
                 tenant: verified.tenant,
-                claims: verified.claims,
+                is_edge: verified.is_edge,
+                payload: verified.payload,
                 expires_at: Some(verified.expires_at),
             })
         })

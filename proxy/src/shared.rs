@@ -25,8 +25,10 @@ pub struct TokenFacts {
     pub user: String,
     /// `tenant`.
     pub tenant: String,
-    /// The whole payload.
-    pub claims: serde_json::Value,
+    /// Whether it is that of another edge.
+    pub is_edge: bool,
+    /// The whole payload, base64url without padding, as filters read it.
+    pub payload: String,
     /// `exp`, in seconds since the epoch.
     pub expires_at: Option<i64>,
 }

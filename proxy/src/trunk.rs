@@ -3,7 +3,6 @@
 //! Connects, greets, reads events for the hub, writes the lane's requests; and when the endpoint is lost or leaves,
 //! begins again elsewhere. Sessions notice nothing of it. What the messages mean is the hub's.
 
-use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use tokio::time::timeout;
 use crate::cluster::{Cluster, Endpoint, State};
 use crate::hub::LaneKey;
 use crate::jitter::Jitter;
-use crate::upstream::{Ask, shake_hands};
+use crate::upstream::{Ask, UpstreamError, shake_hands};
 use crate::worker::WorkerContext;
 
 /// Largest message from a server: the answer to a subscription to every symbol of an exchange.
@@ -51,9 +50,7 @@ pub async fn run(context: Weak<WorkerContext>, lane: LaneKey) {
         states.mark_unchanged();
         if let Some(endpoint) = target {
             let connect_within = context.shared.config.timeouts.connect;
-            match timeout(connect_within, open(&context.shared.config.edge.name, &cluster, &endpoint, &mut jitter))
-                .await
-            {
+            match timeout(connect_within, open(&context.shared.config.edge.name, &cluster, &endpoint)).await {
                 Ok(Ok((socket, early))) => {
                     pause = BACKOFF.0;
                     tracing::info!(cluster = %cluster.name, endpoint = %endpoint.address, "trunk up");
@@ -99,29 +96,24 @@ pub async fn run(context: Weak<WorkerContext>, lane: LaneKey) {
 }
 
 /// Connects and shakes hands; the socket, and bytes that came right behind the answer.
-async fn open(
-    edge: &str,
-    cluster: &Cluster,
-    endpoint: &Endpoint,
-    jitter: &mut Jitter,
-) -> io::Result<(TcpStream, Vec<u8>)> {
+async fn open(edge: &str, cluster: &Cluster, endpoint: &Endpoint) -> Result<(TcpStream, Vec<u8>), UpstreamError> {
     let mut socket = TcpStream::connect(&endpoint.address).await?;
     socket.set_nodelay(true)?;
     let credential = match &cluster.token {
-        Some(token) => format!("authorization: Bearer {token}"),
+        Some(token) => ("authorization", format!("Bearer {token}")),
         None => {
             let claims =
                 Claims { sub: Some(format!("edge:{edge}")), role: Some(ROLE_EDGE.to_owned()), ..Claims::default() };
-            format!("{CLAIMS_HEADER}: {}", claims.to_header())
+            (CLAIMS_HEADER, claims.to_header())
         }
     };
     let ask = Ask {
         host: &endpoint.address,
         path: &cluster.settings.path,
         subprotocol: SUBPROTOCOL_PROTO,
-        credential: &credential,
+        credential: (credential.0, &credential.1),
     };
-    let early = shake_hands(&mut socket, &ask, jitter).await?;
+    let early = shake_hands(&mut socket, &ask).await?;
     Ok((socket, early))
 }
 

@@ -242,7 +242,7 @@ impl Usage {
             session: context.session.clone(),
             tenant: context.tenant.clone(),
             user: context.user.clone(),
-            product: context.route.clone(),
+            product: context.route.to_string(),
             ..Record::default()
         }
     }

@@ -25,6 +25,7 @@ use crate::generation::{Generation, Target};
 use crate::hub::{Hub, SeatKey};
 use crate::jitter::Jitter;
 use crate::limits::SessionPermit;
+use crate::refusal::Refusal;
 use crate::shared::{SessionPlace, Shared};
 use crate::{relay, session, trunk};
 
@@ -388,7 +389,7 @@ async fn serve(context: &Rc<WorkerContext>, handoff: Handoff) {
         },
         None => Reason::EdgeNoEndpoint,
     };
-    if let Err(error) = answer::answer(handoff.downstream, answer::refusal(reason), &handoff.accept).await {
+    if let Err(error) = answer::answer(handoff.downstream, Refusal::new(reason).reply(), &handoff.accept).await {
         tracing::debug!(%error, "the client left before its answer");
     }
 }

@@ -58,29 +58,19 @@ impl Cohort {
         CohortKey { route: chain.route().name().to_owned(), is_canary: chain.route().is_canary, facts }
     }
 
-    /// An empty cohort. `request` is the handshake of one of its sessions.
-    pub(crate) fn new(
-        key: CohortKey,
-        chain: Rc<RouteChain>,
-        claims: &Value,
-        request: &Headers,
-        facts: &Rc<Facts>,
-    ) -> Self {
-        let request = match chain.audience() {
-            Audience::Nothing => Headers::new(),
-            Audience::Facts(pointers) => cohort_request(chain.route().name(), &restrict(claims, pointers)),
-            Audience::Everything => as_proto(request),
+    /// An empty cohort. `claims` and `facts` are those of one of its sessions.
+    pub(crate) fn new(key: CohortKey, chain: Rc<RouteChain>, claims: &Value, facts: &Rc<Facts>) -> Self {
+        let of_all = |declared: &Value| {
+            let request = cohort_request(chain.route().name(), declared);
+            let facts = Facts::of_cohort(chain.route(), &request);
+            (request, facts)
         };
-        Self {
-            key,
-            chain,
-            members: 0,
-            request,
-            facts: Rc::clone(facts),
-            stream: None,
-            reopen_at: None,
-            buffer: Vec::new(),
-        }
+        let (request, facts) = match chain.audience() {
+            Audience::Nothing => of_all(&Value::Object(serde_json::Map::new())),
+            Audience::Facts(pointers) => of_all(&restrict(claims, pointers)),
+            Audience::Everything => (as_proto(&facts.request()), Rc::clone(facts)),
+        };
+        Self { key, chain, members: 0, request, facts, stream: None, reopen_at: None, buffer: Vec::new() }
     }
 
     /// Judges one public message: what its sessions may see, in order; nothing when it is refused.

@@ -130,7 +130,7 @@ impl Hub {
         for (seat, name) in told {
             let Some(index) = self.seat_index(seat) else { continue };
             // Only another edge is told whose it is.
-            let whose = self.seats[index].context.is_edge().then(|| user.clone());
+            let whose = self.seats[index].context.is_edge.then(|| user.clone());
             let mut event = event.clone();
             match &mut event {
                 Event::OrderUpdate(update) => (update.subscription, update.user) = (Some(name.to_string()), whose),

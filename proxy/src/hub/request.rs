@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bawaba_channels::close::CloseCode;
 use bawaba_channels::frame::{self, Decoder, Opcode, Sender};
 use bawaba_channels::message::{Assembler, Message};
@@ -324,17 +322,18 @@ impl Hub {
             Err(reason) => return self.refuse(index, request.id, reason, reason.sentence().into()),
         };
         let context = Arc::new(ConnectionContext {
-            claims: facts.claims,
             expires_at: facts.expires_at,
+            is_edge: facts.is_edge,
+            payload: facts.payload.as_str().into(),
             ..ConnectionContext::clone(&old)
         });
-        let mut handshake: Headers = self.seats[index].request().clone();
-        let claims = URL_SAFE_NO_PAD.encode(context.claims.to_string());
+        let mut handshake: Headers = self.seats[index].request();
+        let claims = facts.payload.clone();
         match handshake.iter_mut().find(|(name, _)| name == CLAIMS_HEADER) {
             Some((_, value)) => *value = claims,
             None => handshake.push((CLAIMS_HEADER.to_owned(), claims)),
         }
-        let facts = Facts::new(&context, handshake.clone());
+        let facts = Facts::new(&context, &handshake);
         facts.host.speak();
         facts.host.opened();
         let chain = std::rc::Rc::clone(&self.seats[index].chain);

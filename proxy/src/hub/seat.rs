@@ -199,7 +199,7 @@ impl Seat {
     }
 
     /// The handshake as the client sent it.
-    pub(crate) fn request(&self) -> &Headers {
+    pub(crate) fn request(&self) -> Headers {
         self.facts.request()
     }
 

@@ -80,7 +80,7 @@ impl Hub {
             return self.refuse(index, id, Reason::AuthMissing, "private channels need a token with a subject".into());
         }
         // Another edge has a subscription for each of its users.
-        let whose = actor.as_deref().filter(|_| context.is_edge()).unwrap_or_default().to_owned();
+        let whose = actor.as_deref().filter(|_| context.is_edge).unwrap_or_default().to_owned();
         let mut refused = Vec::new();
         let mut symbols: BTreeSet<Rc<str>> = BTreeSet::new();
         let wildcard = channel.is_per_symbol() && request.is_wildcard();

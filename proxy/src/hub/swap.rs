@@ -59,7 +59,7 @@ impl Hub {
         let moved = match chain.reopen(&old) {
             Some(moved) => moved,
             None => {
-                let mut request = seat.request().clone();
+                let mut request = seat.request();
                 crate::session::open_stream(chain, &mut request, &facts, encoding).map(|(stream, _)| stream)
             }
         };
@@ -85,8 +85,8 @@ impl Hub {
         let seat = &self.seats[index];
         let chain = Rc::clone(&seat.chain);
         let context = Arc::clone(&seat.context);
-        let (request, facts) = (seat.request().clone(), Rc::clone(&seat.facts));
-        let cohort = self.enter_cohort(&chain, &context.claims, &context.session, &request, &facts);
+        let facts = Rc::clone(&seat.facts);
+        let cohort = self.enter_cohort(&chain, &context.session, &facts);
         let old = std::mem::replace(&mut self.seats[index].cohort, cohort);
         let slots: Vec<usize> = self.seats[index].follows.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -102,12 +102,11 @@ impl Hub {
     pub(super) fn enter_cohort(
         &mut self,
         chain: &Rc<RouteChain>,
-        claims: &serde_json::Value,
         session: &str,
-        request: &crate::chain::Headers,
         facts: &Rc<crate::chain::Facts>,
     ) -> usize {
-        let key = Cohort::key(chain, claims, session);
+        let claims = facts.claims();
+        let key = Cohort::key(chain, &claims, session);
         // A cohort of another generation's chain is another cohort: its index entry is taken over.
         if let Some(&known) = self.cohort_index.get(&key)
             && Rc::ptr_eq(&self.cohorts[known].chain, chain)
@@ -115,7 +114,7 @@ impl Hub {
             self.cohorts[known].members += 1;
             return known;
         }
-        let mut cohort = Cohort::new(key.clone(), Rc::clone(chain), claims, request, facts);
+        let mut cohort = Cohort::new(key.clone(), Rc::clone(chain), &claims, facts);
         cohort.members = 1;
         let id = self.cohorts.insert(cohort);
         self.cohort_index.insert(key, id);

@@ -21,9 +21,7 @@ impl Hub {
     /// A session takes its seat.
     pub(crate) fn enter(&mut self, new: NewSeat) -> SeatKey {
         let serial = self.next_serial();
-        let context = Arc::clone(&new.context);
-        let request = new.facts.request().clone();
-        let cohort = self.enter_cohort(&new.chain, &context.claims, &context.session, &request, &new.facts);
+        let cohort = self.enter_cohort(&new.chain, &new.context.session, &new.facts);
         let message_bytes_max = self.shared.config.limits.message_bytes_max;
         let index = self.seats.insert(Seat::new(new, serial, cohort, message_bytes_max, Instant::now()));
         // The phases come with a trunk: it is opened now, so that the next session's `welcome` has them.
@@ -53,10 +51,9 @@ impl Hub {
         let Some(index) = self.seat_index(key) else { return };
         let seat = &self.seats[index];
         let context = Arc::clone(&seat.context);
-        let claims = if context.claims.is_null() {
-            Ok(Claims::default())
-        } else {
-            Claims::from_json(context.claims.to_string().as_bytes())
+        let claims = match seat.facts.claims() {
+            serde_json::Value::Null => Ok(Claims::default()),
+            claims => Claims::from_json(claims.to_string().as_bytes()),
         };
         let claims = match claims {
             Ok(claims) => claims,

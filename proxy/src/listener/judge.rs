@@ -114,7 +114,7 @@ impl Connection {
             session: session_id()?,
             client: self.client,
             http2: parts.version == Version::HTTP_2,
-            route: route.name().to_owned(),
+            route: route.name().into(),
             encoding,
             expires_at: verified.as_ref().map(|verified| verified.expires_at),
             ..context_of(verified, self.client)
@@ -171,9 +171,9 @@ impl Connection {
 }
 
 fn context_of(verified: Option<Verified>, client: std::net::SocketAddr) -> ConnectionContext {
-    let (user, sid, tenant, claims) = match verified {
-        Some(verified) => (verified.user, verified.sid, verified.tenant, verified.claims),
-        None => (String::new(), None, String::new(), serde_json::Value::Null),
+    let (user, sid, tenant, is_edge, payload) = match verified {
+        Some(verified) => (verified.user, verified.sid, verified.tenant, verified.is_edge, verified.payload),
+        None => (String::new(), None, String::new(), false, String::new()),
     };
     ConnectionContext {
         session: String::new(),
@@ -181,11 +181,12 @@ fn context_of(verified: Option<Verified>, client: std::net::SocketAddr) -> Conne
         user,
         sid,
         tenant,
-        claims,
         expires_at: None,
         encoding: None,
         http2: false,
-        route: String::new(),
+        is_edge,
+        payload: payload.into(),
+        route: Arc::from(""),
     }
 }
 
