@@ -73,6 +73,13 @@ reasons! {
     EdgeForbidden = "edge.forbidden", 403, "this route is not open to this token or origin";
     EdgeNotFound = "edge.not_found", 404, "nothing is served under this address";
     OrderRejected = "order.rejected", 400, "the exchange's rules refuse this order";
+    OrderTick = "order.tick", 400, "the price is not on the grid of ticks";
+    OrderPriceLimit = "order.price_limit", 400, "the price is outside the limits of the day";
+    OrderLot = "order.lot", 400, "the quantity is not a multiple of the lot";
+    OrderAssetType = "order.asset_type", 400, "the exchange does not list this asset type";
+    OrderBoard = "order.board", 400, "the board takes no orders here";
+    OrderPhase = "order.phase", 409, "the phase does not take this type of order";
+    OrderHalted = "order.halted", 409, "the instrument or the market is halted or suspended";
     OrderUnknown = "order.unknown", 404, "there is no such open order";
 }
 
