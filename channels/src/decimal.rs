@@ -78,6 +78,17 @@ impl Ord for Decimal {
     }
 }
 
+/// Of the number, as equality is: `84.5` and `84.50` are one.
+impl core::hash::Hash for Decimal {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        let (mut mantissa, mut scale) = (self.mantissa, self.scale);
+        while scale > 0 && mantissa % 10 == 0 {
+            (mantissa, scale) = (mantissa / 10, scale - 1);
+        }
+        (mantissa, scale).hash(state);
+    }
+}
+
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scale = self.scale.min(18);

@@ -10,6 +10,7 @@ pub mod calendar;
 pub mod claims;
 pub mod close;
 pub mod decimal;
+pub mod filter;
 pub mod frame;
 pub mod listing;
 pub mod log;

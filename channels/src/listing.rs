@@ -82,7 +82,8 @@ impl Instrument {
     /// Whether every word of `query` (in upper case) begins a word of its symbol, ISIN or name.
     fn matches(&self, query: &[String]) -> bool {
         let name = self.name.to_uppercase();
-        let words = || name.split(|c: char| !c.is_alphanumeric()).chain([self.symbol.as_str()]).chain(self.isin.as_deref());
+        let words =
+            || name.split(|c: char| !c.is_alphanumeric()).chain([self.symbol.as_str()]).chain(self.isin.as_deref());
         query.iter().all(|wanted| words().any(|word| word.starts_with(wanted.as_str())))
     }
 }
@@ -135,7 +136,10 @@ impl Listing {
                 return fail(format!("{symbol} is listed twice"));
             }
             if !mils(instrument.reference).is_some_and(|price| rules.ticks.on_grid(price)) {
-                return fail(format!("{symbol}: the reference price {} is off the grid of ticks", instrument.reference));
+                return fail(format!(
+                    "{symbol}: the reference price {} is off the grid of ticks",
+                    instrument.reference
+                ));
             }
             if rules.board(&instrument.board).is_none() {
                 return fail(format!("{symbol}: there is no board {:?} in the rules", instrument.board));
@@ -170,7 +174,9 @@ impl Listing {
 
     /// What the rules need to know of an instrument, while the market is in this state.
     pub fn facts(&self, index: usize, market: Facts<'_>) -> Facts<'_> {
-        let Some(instrument) = self.instruments.get(index) else { return Facts { asset_type: "", board: "", ..market } };
+        let Some(instrument) = self.instruments.get(index) else {
+            return Facts { asset_type: "", board: "", ..market };
+        };
         Facts { asset_type: &instrument.asset_type, board: &instrument.board, ..market }
     }
 
@@ -178,8 +184,11 @@ impl Listing {
     /// then symbols that begin so, then the rest, each in the order of the file. No word: all.
     pub fn search(&self, query: &str, most: usize) -> Vec<&Instrument> {
         let upper = query.to_uppercase();
-        let words: Vec<String> =
-            upper.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty()).map(ToString::to_string).collect();
+        let words: Vec<String> = upper
+            .split(|c: char| c.is_whitespace() || c == ',')
+            .filter(|w| !w.is_empty())
+            .map(ToString::to_string)
+            .collect();
         let mut found: Vec<&Instrument> = self.instruments.iter().filter(|i| i.matches(&words)).collect();
         let whole = words.first().map_or("", String::as_str);
         found.sort_by_key(|i| match i.symbol.as_str() {

@@ -288,7 +288,10 @@ mod tests {
         market.calendar_mut().plan(date, DayPlan::Closed { reason: "fire".into() }).unwrap();
         market.say(Source::Upstream, said(Phase::Continuous, now, None));
         let state = market.state(now);
-        assert_eq!((state.phase, state.source, state.reason.as_deref()), (Phase::Closed, Source::Override, Some("fire")));
+        assert_eq!(
+            (state.phase, state.source, state.reason.as_deref()),
+            (Phase::Closed, Source::Override, Some("fire"))
+        );
         assert_eq!(state.conflicts, [(Source::Upstream, Phase::Continuous)]);
         assert_eq!(state.next_open, Some(at("2026-11-25T08:00:00Z")));
     }

@@ -145,7 +145,8 @@ impl Rules {
             return Err("rules: at least one board and one asset type, and a lot of at least 1".into());
         }
         let orders: Vec<_> = row.orders.into_iter().map(|order| (order.order_type, order.phases)).collect();
-        if let Some((name, _)) = orders.iter().find(|(_, phases)| phases.iter().any(|phase| phase.is_standing_still())) {
+        if let Some((name, _)) = orders.iter().find(|(_, phases)| phases.iter().any(|phase| phase.is_standing_still()))
+        {
             return Err(format!("orders: {name}: no order is taken while a market is closed, halted or suspended"));
         }
         Ok(Self { ticks, lot: row.lot, boards, asset_types: row.asset_types.listed, orders })

@@ -308,7 +308,7 @@ fn what_the_next_server_refuses_is_revoked() {
     // The second has the same exchange with fewer instruments.
     let full = ChannelServer::live("EGX");
     let scratch = Scratch::new();
-    let listing = std::fs::read(bawaba_tests::place::root().join("channels/server/data/egx.json")).unwrap();
+    let listing = std::fs::read(bawaba_tests::place::root().join("channels/data/egx.json")).unwrap();
     let mut listing: Value = serde_json::from_slice(&listing).unwrap();
     listing["instruments"].as_array_mut().unwrap().retain(|instrument| instrument["symbol"] != "COMI");
     let file = scratch.write("fewer.json", listing.to_string());

@@ -23,7 +23,7 @@ struct Busy {
 impl Busy {
     fn start(change: impl FnOnce(&mut Table)) -> Self {
         let (keys, scratch) = (Keys::generate(), Scratch::new());
-        let listing = std::fs::read(root().join("channels/server/data/egx.json")).unwrap();
+        let listing = std::fs::read(root().join("channels/data/egx.json")).unwrap();
         let mut listing: Value = serde_json::from_slice(&listing).unwrap();
         listing["instruments"].as_array_mut().unwrap().retain(|instrument| instrument["symbol"] == "COMI");
         let file = scratch.write("one.json", listing.to_string()).display().to_string();

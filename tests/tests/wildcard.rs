@@ -162,7 +162,7 @@ fn a_thousand_symbols_in_one_request_are_one_answer() {
 fn the_symbols_of_a_session_have_a_limit_and_what_it_has_takes_no_more_room() {
     let market =
         Market::of(ChannelServer::live("EGX"), &[], |config| set(config, "limits.symbols_per_session_max", 30));
-    let listed = std::fs::read(bawaba_tests::place::root().join("channels/server/data/egx.json")).unwrap();
+    let listed = std::fs::read(bawaba_tests::place::root().join("channels/data/egx.json")).unwrap();
     let listed: Value = serde_json::from_slice(&listed).unwrap();
     let listed: Vec<String> = symbols(&listed["instruments"]).into_iter().collect();
     let mut client = welcomed(&market.edge, &market.keys.unscreened("mona"));

@@ -9,8 +9,8 @@ use bawaba_channels::wire::Timestamp;
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
-use crate::instruments::Listing;
 use crate::sim::RATE_MAX;
+use bawaba_channels::listing::Listing;
 
 /// The channel server: EGX and ADX over the TradSys v3 protocol, simulated or replayed.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Serve(Serve),
     /// List an exchange's instruments.
     Symbols(Symbols),
+    /// Print when an exchange trades, day by day, and what that rests on.
+    Calendar(Calendar),
     /// Write a recording of the simulation; the same settings write the same bytes.
     Record(Record),
 }
@@ -33,23 +35,28 @@ pub(crate) enum Command {
 /// Which exchange.
 #[derive(Debug, Args)]
 pub(crate) struct Exchange {
-    /// EGX or ADX, or the exchange of --data.
+    /// EGX, ADX, DFM, or the exchange of --data.
     #[arg(long, default_value = "EGX")]
     pub(crate) exchange: String,
-    /// Data file of an exchange that is not built in (see channels/server/data).
+    /// Data file of an exchange that is not built in (see channels/data).
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
 }
 
 impl Exchange {
     pub(crate) fn listing(&self) -> anyhow::Result<Listing> {
-        let Some(path) = &self.data else { return Listing::embedded(&self.exchange) };
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let listing = Listing::parse(&text).with_context(|| path.display().to_string())?;
-        let (asked, found) = (&self.exchange, listing.exchange);
-        ensure!(found.as_str() == asked, "{} holds {found}, not {asked}", path.display());
-        Ok(listing)
+        listing(&self.exchange, self.data.as_deref())
     }
+}
+
+/// The exchange of this name: of a file, or built in.
+pub(crate) fn listing(exchange: &str, file: Option<&Path>) -> anyhow::Result<Listing> {
+    let Some(path) = file else { return Ok(Listing::embedded(exchange)?) };
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let listing = Listing::parse(&text).with_context(|| path.display().to_string())?;
+    let found = listing.exchange;
+    ensure!(found.as_str() == exchange, "{} holds {found}, not {exchange}", path.display());
+    Ok(listing)
 }
 
 /// What decides a simulation.
@@ -91,6 +98,12 @@ pub(crate) struct Serve {
     /// End at once when standard input closes: whoever holds its other end is gone, however it ended.
     #[arg(long)]
     pub(crate) end_with_input: bool,
+    /// Address that operators talk to; needs --operators.
+    #[arg(long, value_name = "ADDRESS", requires = "operators")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Operators: lines of NAME TOKEN.
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    pub(crate) operators: Option<PathBuf>,
     /// Whether sessions need the claims header that the edge writes.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) require_claims: bool,
@@ -98,11 +111,26 @@ pub(crate) struct Serve {
 
 #[derive(Debug, Args)]
 pub(crate) struct Symbols {
-    /// EGX or ADX.
+    /// EGX, ADX or DFM.
     pub(crate) exchange: String,
     /// One JSON object per line, with source and confidence.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Calendar {
+    /// EGX, ADX, DFM, or the exchange of --data.
+    pub(crate) exchange: String,
+    /// Data file of an exchange that is not built in.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<PathBuf>,
+    /// First day.
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub(crate) from: jiff::civil::Date,
+    /// Last day.
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub(crate) to: jiff::civil::Date,
 }
 
 #[derive(Debug, Args)]

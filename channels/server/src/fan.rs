@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use bawaba_channels::filter::{Filter, Sent};
 use bawaba_channels::name::Channel;
-use bawaba_channels::wire::{Data, Quote, Update};
+use bawaba_channels::wire::{Filters, Update};
 
 /// A session's number within this process.
 pub(crate) type SessionId = u64;
@@ -16,10 +17,6 @@ const RATE_STEP_MS: u32 = 10;
 /// Slowest rate.
 const RATE_MAX_MS: u32 = 60_000;
 
-/// The fields of a quote, by name, in the order of the wire.
-pub(crate) const QUOTE_FIELDS: [&str; 10] =
-    ["last", "bid", "ask", "bid_size", "ask_size", "volume", "open", "high", "low", "close"];
-
 /// What makes subscriptions the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
@@ -27,32 +24,17 @@ pub(crate) struct Key {
     pub(crate) channel: Channel,
     /// Shortest time between two updates of an instrument; 0 for every update.
     rate_ms: u32,
-    /// Bits of [`QUOTE_FIELDS`]; all set for no filter.
-    fields: u16,
+    /// What is left out.
+    pub(crate) filter: Filter,
 }
 
 impl Key {
-    const ALL_FIELDS: u16 = (1 << QUOTE_FIELDS.len()) - 1;
-
     /// The key for a request; the error names what is not supported.
-    pub(crate) fn new(channel: Channel, rate_ms: u32, fields: &[String]) -> Result<Self, String> {
-        let mut bits = 0;
-        for field in fields {
-            let found = QUOTE_FIELDS.iter().position(|name| name == field);
-            match found.filter(|_| channel == Channel::MarketData) {
-                Some(bit) => bits |= 1 << bit,
-                None if channel != Channel::MarketData => {
-                    return Err(format!("filters.fields: not on {channel}, only on market_data"));
-                }
-                None => {
-                    let field: String = field.chars().take(40).collect();
-                    return Err(format!("filters.fields: {field:?} is none of {}", QUOTE_FIELDS.join(", ")));
-                }
-            }
-        }
+    pub(crate) fn new(channel: Channel, rate_ms: u32, filters: Option<&Filters>) -> Result<Self, String> {
+        let filter = Filter::new(channel, filters)?;
         let conflates = matches!(channel, Channel::MarketData | Channel::OrderBook);
         let rate_ms = if conflates { rate_ms.min(RATE_MAX_MS).next_multiple_of(RATE_STEP_MS) } else { 0 };
-        Ok(Self { channel, rate_ms, fields: if bits == 0 { Self::ALL_FIELDS } else { bits } })
+        Ok(Self { channel, rate_ms, filter })
     }
 
     /// The subscription's name on the wire: the same for everyone with the same key.
@@ -61,11 +43,7 @@ impl Key {
         if self.rate_ms > 0 {
             name.push_str(&format!("@{}ms", self.rate_ms));
         }
-        if self.fields != Self::ALL_FIELDS {
-            let fields = QUOTE_FIELDS.iter().enumerate().filter(|(bit, _)| self.fields & (1 << bit) != 0);
-            name.push(':');
-            name.push_str(&fields.map(|(_, field)| *field).collect::<Vec<_>>().join(","));
-        }
+        name.push_str(&self.filter.to_string());
         name
     }
 
@@ -76,20 +54,8 @@ impl Key {
     /// An update as this subscription carries it.
     pub(crate) fn dress(&self, update: &Update, subscription: &str) -> Update {
         let mut update = Update { subscription: subscription.into(), ..update.clone() };
-        if let (Some(Data::Quote(quote)), true) = (&mut update.data, self.fields != Self::ALL_FIELDS) {
-            self.mask(quote);
-        }
+        self.filter.dress(&mut update);
         update
-    }
-
-    fn mask(&self, quote: &mut Quote) {
-        let Quote { last, bid, ask, bid_size, ask_size, volume, open, high, low, close } = quote;
-        let fields = [last, bid, ask, bid_size, ask_size, volume, open, high, low, close];
-        for (bit, field) in fields.into_iter().enumerate() {
-            if self.fields & (1 << bit) == 0 {
-                *field = None;
-            }
-        }
     }
 }
 
@@ -106,8 +72,12 @@ pub(crate) struct Member {
 #[derive(Debug, Default)]
 struct Lane {
     members: Vec<Member>,
-    /// First number that waits for the end of the window.
+    /// First number that waits: for the end of the window, or for an update that the filter lets out.
     waiting_from: Option<u64>,
+    /// Something that the filter lets out waits for the end of the window.
+    is_due: bool,
+    /// The prices of what was sent last.
+    sent: Option<Sent>,
     /// The window is open until then.
     due: i64,
 }
@@ -166,30 +136,46 @@ impl Fan {
     }
 
     /// An update came in: `Some(first_seq)` if it leaves now, `None` if it waits or nobody follows.
-    pub(crate) fn offer(&mut self, lane_index: usize, seq: u64, now: i64) -> Option<Option<u64>> {
+    pub(crate) fn offer(&mut self, lane_index: usize, update: &Update, now: i64) -> Option<Option<u64>> {
         let lane = &mut self.lanes[lane_index];
         if lane.members.is_empty() {
-            lane.waiting_from = None;
+            (lane.waiting_from, lane.sent, lane.is_due) = (None, None, false);
             return None;
         }
-        if self.key.rate_ms == 0 {
-            return Some(None);
+        if !lane.is_due && !self.key.filter.passes(update, lane.sent.as_ref()) {
+            lane.waiting_from.get_or_insert(update.seq);
+            return None;
         }
-        if now < lane.due {
-            if lane.waiting_from.is_none() {
-                lane.waiting_from = Some(seq);
-                self.due.insert((lane.due, lane_index));
+        if self.key.rate_ms > 0 {
+            if now < lane.due {
+                lane.waiting_from.get_or_insert(update.seq);
+                if !lane.is_due {
+                    lane.is_due = true;
+                    self.due.insert((lane.due, lane_index));
+                }
+                return None;
             }
-            return None;
+            lane.due = now + self.key.rate_ns();
+            lane.is_due = false;
         }
-        let first = lane.waiting_from.take();
-        lane.due = now + self.key.rate_ns();
-        Some(first)
+        lane.sent = Some(Sent::of(update));
+        Some(lane.waiting_from.take())
+    }
+
+    /// Those who just joined have nothing from this number on: the next update stands for it too.
+    pub(crate) fn owe(&mut self, lane_index: usize, from_seq: u64) {
+        let lane = &mut self.lanes[lane_index];
+        lane.waiting_from = Some(lane.waiting_from.map_or(from_seq, |first| first.min(from_seq)));
     }
 
     /// When a waiting lane is due.
     pub(crate) fn next_due(&self) -> Option<i64> {
         self.due.first().map(|(due, _)| *due)
+    }
+
+    /// The update of a lane from [`Self::take_due`] goes out.
+    pub(crate) fn sent(&mut self, lane: usize, update: &Update) {
+        self.lanes[lane].sent = Some(Sent::of(update));
     }
 
     /// A lane whose window has ended, and the first sequence number that waits there.
@@ -198,6 +184,7 @@ impl Fan {
             self.due.pop_first();
             let lane = &mut self.lanes[index];
             if lane.due == due
+                && core::mem::take(&mut lane.is_due)
                 && let Some(first) = lane.waiting_from.take()
             {
                 lane.due = now + self.key.rate_ns();
@@ -213,22 +200,40 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn update(seq: u64, side: &str) -> Update {
+        let trade = bawaba_channels::wire::Trade { side: side.into(), ..Default::default() };
+        Update { seq, data: Some(bawaba_channels::wire::Data::Trade(trade)), ..Update::default() }
+    }
+
     #[test]
-    fn the_same_request_has_the_same_name_and_unknown_fields_are_named() {
-        let fields = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
-        let key = Key::new(Channel::MarketData, 245, &fields(&["ask", "last"])).unwrap();
+    fn the_same_request_has_the_same_name() {
+        let filters =
+            |names: &[&str]| Filters { fields: names.iter().map(|n| (*n).to_owned()).collect(), ..Filters::default() };
+        let key = Key::new(Channel::MarketData, 245, Some(&filters(&["ask", "last"]))).unwrap();
         assert_eq!(key.name("EGX"), "egx/market_data@250ms:last,ask");
-        assert_eq!(Key::new(Channel::MarketData, 250, &fields(&["last", "ask", "ask"])).unwrap(), key);
-        assert_eq!(Key::new(Channel::Trades, 250, &[]).unwrap().name("ADX"), "adx/trades");
-        assert!(Key::new(Channel::MarketData, 0, &fields(&["price"])).unwrap_err().contains("\"price\""));
-        assert!(Key::new(Channel::Trades, 0, &fields(&["last"])).is_err());
+        assert_eq!(Key::new(Channel::MarketData, 250, Some(&filters(&["last", "ask", "ask"]))).unwrap(), key);
+        assert_eq!(Key::new(Channel::Trades, 250, None).unwrap().name("ADX"), "adx/trades");
+        assert!(Key::new(Channel::MarketData, 0, Some(&filters(&["price"]))).unwrap_err().contains("\"price\""));
+    }
+
+    #[test]
+    fn what_a_filter_leaves_out_is_folded_into_what_it_lets_out() {
+        let buys = Filters { sides: vec!["buy".into()], ..Filters::default() };
+        let mut fan = Fan::new(Key::new(Channel::Trades, 0, Some(&buys)).unwrap(), String::new(), 1);
+        fan.join(0, Member { session: 1, after: 0 });
+        let offered = [(1, "buy"), (2, "sell"), (3, "sell"), (4, "buy"), (5, "buy")]
+            .map(|(seq, side)| fan.offer(0, &update(seq, side), 0));
+        assert_eq!(offered, [Some(None), None, None, Some(Some(2)), Some(None)]);
+        // One that comes back from before what was left out is not told of a hole that is none.
+        fan.owe(0, 3);
+        assert_eq!(fan.offer(0, &update(6, "buy"), 0), Some(Some(3)));
     }
 
     proptest! {
         /// Spans follow each other without a hole, at most one per window, and the last update always leaves.
         #[test]
         fn a_conflated_lane_covers_every_number_once(gaps in prop::collection::vec(0i64..30, 1..200), rate in 1u32..5) {
-            let mut fan = Fan::new(Key::new(Channel::MarketData, rate * 10, &[]).unwrap(), String::new(), 1);
+            let mut fan = Fan::new(Key::new(Channel::MarketData, rate * 10, None).unwrap(), String::new(), 1);
             fan.join(0, Member { session: 1, after: 0 });
             let (mut now, mut covered, mut sent_at) = (1_000_000i64, 0u64, i64::MIN / 2);
             for (index, gap) in gaps.iter().enumerate() {
@@ -241,7 +246,7 @@ mod tests {
                     (covered, sent_at) = (seq - 1, due);
                 }
                 now = until;
-                if let Some(first) = fan.offer(0, seq, now) {
+                if let Some(first) = fan.offer(0, &update(seq, "buy"), now) {
                     prop_assert_eq!(first.unwrap_or(seq), covered + 1);
                     prop_assert!(now - sent_at >= i64::from(rate) * 10_000_000);
                     (covered, sent_at) = (seq, now);

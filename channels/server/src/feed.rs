@@ -2,12 +2,12 @@
 //!
 //! A feed assigns epoch and sequence numbers, by one per update of a (channel, instrument). It knows no subscriber.
 
-use bawaba_channels::name::Channel;
+use bawaba_channels::name::{Channel, Symbol};
 use bawaba_channels::wire::{Alert, Update};
 
-use crate::calendar::Phase;
 use crate::replay::Replay;
 use crate::sim::Sim;
+use bawaba_channels::calendar::Phase;
 
 /// One thing that happened on the exchange.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,21 +33,19 @@ pub(crate) enum Happening {
     },
     /// An announcement.
     Alert(Alert),
-    /// The market's phase changed.
-    Phase(PhaseChange),
-}
-
-/// The market's phase, since when, and until when if that is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PhaseChange {
-    /// The phase.
-    pub(crate) phase: Phase,
-    /// When the phase next changes, in nanoseconds since the epoch.
-    pub(crate) until: Option<i64>,
-    /// When continuous trading next begins, unless it is on.
-    pub(crate) next_open: Option<i64>,
-    /// Who says so, as on the wire: `calendar`, `simulation`.
-    pub(crate) source: &'static str,
+    /// The phase turned, of an exchange that goes by its calendar or plays a recording; see [`Feed::says`].
+    Phase(Phase),
+    /// What the exchange says of its market or of one instrument; `phase: None` takes it back.
+    Status {
+        /// The instrument; `None` for the whole market.
+        symbol: Option<Symbol>,
+        /// The phase.
+        phase: Option<Phase>,
+        /// When it ends, if that is known.
+        until: Option<i64>,
+        /// Why, for people.
+        reason: Option<String>,
+    },
 }
 
 /// A source of updates.
@@ -67,11 +65,11 @@ impl Feed {
         }
     }
 
-    /// The phase that holds now.
-    pub(crate) fn phase(&self) -> PhaseChange {
+    /// What the exchange says of itself at this moment, where it does not go by its calendar.
+    pub(crate) fn says(&self) -> Option<Phase> {
         match self {
-            Self::Sim(sim) => sim.phase(),
-            Self::Replay(replay) => replay.phase(),
+            Self::Sim(sim) => sim.says(),
+            Self::Replay(replay) => Some(replay.phase()),
         }
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Head {
     pub(crate) method: String,
     /// Path without the query.
     pub(crate) path: String,
+    /// The query, without its question mark.
+    pub(crate) query: String,
     minor_version: u8,
     /// Lower-case names, values trimmed, in order.
     headers: Vec<(String, String)>,
@@ -88,6 +90,7 @@ impl Head {
         Ok(Some(Self {
             method: request.method.unwrap_or_default().into(),
             path: target.split('?').next().unwrap_or_default().into(),
+            query: target.split_once('?').map(|(_, query)| query.into()).unwrap_or_default(),
             minor_version: request.version.unwrap_or(0),
             headers: lines,
             len,
@@ -101,6 +104,12 @@ impl Head {
     /// Items of a comma-separated header, over all its lines.
     fn items<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.values(name).flat_map(|value| value.split(',')).map(str::trim).filter(|item| !item.is_empty())
+    }
+
+    /// The one value of a header, by its lower-case name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(n, _)| n == name);
+        values.next().filter(|_| values.next().is_none()).map(|(_, value)| value.as_str())
     }
 
     /// The one value of a header; `None` if it is missing or given twice.

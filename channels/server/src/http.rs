@@ -1,12 +1,13 @@
-//! The listener: request heads within limits, the three plain pages, and sessions for `/ws`.
+//! The listener: request heads within limits, the four plain pages, and sessions for `/ws`.
 //!
-//! One request per connection. A whole HTTP server would be another attack surface for three pages, so the
+//! One request per connection. A whole HTTP server would be another attack surface for four pages, so the
 //! head is read by httparse and everything else answered with `Connection: close`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bawaba_channels::listing::Listing;
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::Timestamp;
 use bytes::{Buf as _, BytesMut};
@@ -22,10 +23,15 @@ use crate::handshake::{Head, Identity, Refused, accept};
 use crate::hub::{Command, Load, now};
 use crate::session::{self, Opening};
 
+/// Instruments in an answer of `/symbols`, unless `limit` says otherwise, and at most.
+const SYMBOLS_DEFAULT: usize = 20;
+const SYMBOLS_MAX: usize = 1000;
+
 /// What every connection shares.
 pub(crate) struct Shared {
     pub(crate) hub: mpsc::Sender<Command>,
     pub(crate) load: Arc<Load>,
+    pub(crate) listing: Arc<Listing>,
     pub(crate) limits: SessionLimits,
     pub(crate) identity: Identity,
     /// New sessions are welcome: the feed has caught up and no drain has begun.
@@ -115,18 +121,24 @@ async fn connection(mut stream: TcpStream, shared: &Shared) {
             }
             Err(refused) => refused,
         },
-        ("/livez" | "/readyz" | "/load", "GET" | "HEAD") => return page(&mut stream, &head, shared, ready).await,
-        ("/livez" | "/readyz" | "/load", _) => {
+        ("/livez" | "/readyz" | "/load" | "/symbols", "GET" | "HEAD") => {
+            return page(&mut stream, &head, shared, ready).await;
+        }
+        ("/livez" | "/readyz" | "/load" | "/symbols", _) => {
             let refused = Refused::new(405, Reason::ProtocolUnsupported, "GET only");
             Refused { header: "Allow: GET, HEAD\r\n", ..refused }
         }
-        _ => Refused::new(404, Reason::ChannelUnknown, "there are /ws, /livez, /readyz and /load"),
+        _ => Refused::new(404, Reason::ChannelUnknown, "there are /ws, /symbols, /livez, /readyz and /load"),
     };
     debug!(status = refused.status, code = refused.code, "request refused");
     answer(&mut stream, &refused).await;
 }
 
-async fn read_head(stream: &mut TcpStream, buffer: &mut BytesMut, shared: &Shared) -> Result<Option<Head>, Refused> {
+pub(crate) async fn read_head(
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+    shared: &Shared,
+) -> Result<Option<Head>, Refused> {
     loop {
         match stream.read_buf(buffer).await {
             Ok(1..) => {}
@@ -158,6 +170,7 @@ async fn page(stream: &mut TcpStream, head: &Head, shared: &Shared, ready: bool)
             };
             (200, "application/json", serde_json::to_string(&report).unwrap_or_default())
         }
+        "/symbols" => (200, "application/json", found(&shared.listing, &head.query)),
         "/readyz" if !ready => (503, "text/plain", "not ready\n".into()),
         _ => (200, "text/plain", "ok\n".into()),
     };
@@ -172,7 +185,44 @@ async fn page(stream: &mut TcpStream, head: &Head, shared: &Shared, ready: bool)
     .await;
 }
 
-async fn answer(stream: &mut TcpStream, refused: &Refused) {
+/// The instruments that a query asks for: `query` is words, `limit` how many at most.
+fn found(listing: &Listing, query: &str) -> String {
+    let value = |name: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| plain(value))
+    };
+    let most = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(SYMBOLS_DEFAULT).min(SYMBOLS_MAX);
+    let instruments = listing.search(&value("query").unwrap_or_default(), most);
+    let report = serde_json::json!({ "exchange": listing.exchange, "mic": listing.mic, "instruments": instruments });
+    report.to_string()
+}
+
+/// A value of a query: `+` and `%20` are spaces; what is no UTF-8 is left out.
+fn plain(value: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = value.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
+                match (digit(), digit()) {
+                    (Some(high), Some(low)) => (high * 16 + low) as u8,
+                    _ => b' ',
+                }
+            }
+            other => other,
+        });
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A page of JSON.
+pub(crate) async fn reply(stream: &mut TcpStream, body: &str) {
+    respond(stream, 200, "application/json", "", Body::Whole(body)).await;
+}
+
+pub(crate) async fn answer(stream: &mut TcpStream, refused: &Refused) {
     let problem = Problem { code: refused.code, reason: &refused.reason };
     let body = serde_json::to_string(&problem).unwrap_or_default();
     respond(stream, refused.status, "application/json", refused.header, Body::Whole(&body)).await;
@@ -192,6 +242,8 @@ async fn respond(stream: &mut TcpStream, status: u16, kind: &str, header: &str, 
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
+        413 => "Content Too Large",
         426 => "Upgrade Required",
         431 => "Request Header Fields Too Large",
         _ => "Service Unavailable",

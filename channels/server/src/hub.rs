@@ -3,6 +3,8 @@
 //! Commands come in through a bounded queue; frames go out through each session's bounded outbox, never waiting
 //! for it. Reads the clock and hands the time to everything below it. Knows no socket.
 
+mod market;
+mod operate;
 mod streams;
 mod subscribe;
 mod trading;
@@ -14,22 +16,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bawaba_channels::claims::Claims;
 use bawaba_channels::close::CloseCode;
+use bawaba_channels::market::{Market, Said};
 use bawaba_channels::name::Channel;
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{
-    Alert, Drain, Encoding, ErrorEvent, Event, Market, MarketStatus, Pong, Refreshed, Request, Timestamp, Update,
-    Welcome,
+    Alert, Drain, Encoding, ErrorEvent, Event, Pong, Refreshed, Request, Timestamp, Update, Welcome,
 };
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
-use crate::calendar::Phase;
 use crate::fan::{Fan, SessionId};
-use crate::feed::{Feed, Happening, PhaseChange};
-use crate::instruments::Listing;
+use crate::feed::{Feed, Happening};
 use crate::orders::Accounts;
 use crate::outbox::{Closing, Outbox, event_frame};
+use bawaba_channels::listing::Listing;
+use market::Told;
+use operate::Records;
+pub(crate) use operate::{Operation, Ordered};
 use streams::Streams;
 use subscribe::Followed;
 
@@ -55,6 +59,12 @@ pub(crate) enum Command {
     },
     /// Every connection is closed with 1012.
     CloseAll,
+    /// An operator's or a service's request; it is answered.
+    Operate(Box<Ordered>),
+    /// The market as it is told, as JSON.
+    Report(oneshot::Sender<String>),
+    /// The audit records, as JSON.
+    Audit(oneshot::Sender<String>),
 }
 
 /// A session as the hub needs it.
@@ -136,7 +146,9 @@ pub(crate) struct Hub {
     settings: Settings,
     load: Arc<Load>,
     streams: Streams,
-    market: PhaseChange,
+    market: Market,
+    told: Told,
+    records: Records,
     members: HashMap<SessionId, Member>,
     fans: HashMap<Channel, Vec<Fan>>,
     accounts: Accounts,
@@ -158,9 +170,12 @@ pub(crate) fn now() -> i64 {
 impl Hub {
     pub(crate) fn new(listing: Arc<Listing>, feed: Feed, settings: Settings, load: Arc<Load>) -> Self {
         let instruments = listing.instruments.len();
+        let market = Market::new(listing.calendar.clone());
         Self {
             streams: Streams::new(instruments, settings.ring),
-            market: feed.phase(),
+            told: Told::new(&market, now()),
+            records: Records::default(),
+            market,
             accounts: Accounts::new(listing.clone(), format!("acct-{}", settings.boot)),
             members: HashMap::new(),
             fans: HashMap::new(),
@@ -183,8 +198,7 @@ impl Hub {
         self = caught_up;
         self.happenings = happenings;
         self.apply_all(now());
-        // The phase may have turned in the part that was not told.
-        self.market = self.feed.phase();
+        self.turn(now());
         // The shell may have gone already; then nobody is left to tell.
         let _ = ready.send(());
         loop {
@@ -201,6 +215,7 @@ impl Hub {
                 () = tokio::time::sleep(nap) => {}
             }
             let now = now();
+            self.turn(now);
             self.feed.advance(now, BATCH_MAX, &mut self.happenings);
             self.apply_all(now);
             self.flush(now);
@@ -210,7 +225,7 @@ impl Hub {
     /// How long until something is due.
     fn nap(&self, now: i64) -> Duration {
         let fans = self.fans.values().flatten().filter_map(Fan::next_due).min();
-        let next = self.feed.next_at().into_iter().chain(fans).min();
+        let next = self.feed.next_at().into_iter().chain(fans).chain(self.next_turn(now)).min();
         next.map_or(Duration::from_secs(1), |at| Duration::from_nanos(at.saturating_sub(now).max(0) as u64))
             .clamp(NAP, Duration::from_secs(1))
     }
@@ -228,6 +243,9 @@ impl Hub {
                     member.outbox.put(frames.get(member.encoding, &event));
                 }
             }
+            Command::Operate(ordered) => self.operate(*ordered),
+            Command::Report(answer) => drop(answer.send(serde_json::to_string(&self.report(0)).unwrap_or_default())),
+            Command::Audit(answer) => drop(answer.send(self.audit())),
             Command::CloseAll => {
                 for member in self.members.values() {
                     member.outbox.close(Closing { code: CloseCode::RESTART, reason: "the server restarts: come back" });
@@ -246,11 +264,6 @@ impl Hub {
         member.tell(&Event::Welcome(welcome));
         self.members.insert(id, member);
         self.load.sessions.store(self.members.len(), Ordering::Relaxed);
-    }
-
-    fn market_on_the_wire(&self) -> Market {
-        let PhaseChange { phase, until, next_open, .. } = self.market;
-        Market { phase: phase.as_str().into(), until, next_open }
     }
 
     fn leave(&mut self, id: SessionId) {
@@ -310,16 +323,11 @@ impl Hub {
                     Event::Alert(Alert { subscription: Some(name.into()), ..alert.clone() })
                 });
             }
-            Happening::Phase(phase) => {
-                self.market = phase;
-                if phase.phase == Phase::Closed {
-                    self.end_day(now);
-                }
-                let status = self.status();
-                self.announce(Channel::MarketStatus, |name| {
-                    let subscription = Some(name.into());
-                    Event::MarketStatus(MarketStatus { subscription, ..status.clone() })
-                });
+            Happening::Phase(_) => self.turn(now),
+            Happening::Status { symbol, phase, until, reason } => {
+                let said = phase.map(|phase| Said { phase, until, reason, at: now });
+                self.upstream(symbol, said);
+                self.turn(now);
             }
         }
     }
@@ -328,7 +336,7 @@ impl Hub {
     fn fan_out(&mut self, channel: Channel, instrument: Option<usize>, update: &Update, now: i64) {
         let lane = instrument.unwrap_or(0);
         for fan in self.fans.entry(channel).or_default() {
-            if let Some(first_seq) = fan.offer(lane, update.seq, now) {
+            if let Some(first_seq) = fan.offer(lane, update, now) {
                 deliver(&self.members, fan, lane, update, first_seq);
             }
         }
@@ -340,6 +348,7 @@ impl Hub {
             for fan in fans {
                 while let Some((lane, first)) = fan.take_due(now) {
                     if let Some(update) = self.streams.ring(*channel, Some(lane)).newest() {
+                        fan.sent(lane, update);
                         deliver(&self.members, fan, lane, update, Some(first));
                     }
                 }

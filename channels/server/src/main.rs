@@ -3,6 +3,7 @@
 //! The path of an update: sim or replay → hub → fan → outbox → session. The path of a request: http → handshake
 //! → session → hub → subscribe or orders.
 
+mod admin;
 mod calendar;
 mod config;
 mod fan;
@@ -10,10 +11,8 @@ mod feed;
 mod handshake;
 mod http;
 mod hub;
-mod instruments;
 mod orders;
 mod outbox;
-mod price;
 mod replay;
 mod ring;
 mod serve;
@@ -24,8 +23,8 @@ use std::io::Write as _;
 
 use clap::Parser as _;
 
+use bawaba_channels::listing::Listing;
 use config::{Cli, Command, Symbols};
-use instruments::Listing;
 
 fn main() -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BAWABA_LOG")
@@ -36,6 +35,7 @@ fn main() -> anyhow::Result<()> {
             tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve::run(serve))
         }
         Command::Symbols(symbols) => list(&symbols),
+        Command::Calendar(asked) => calendar::print(&asked),
         Command::Record(record) => replay::record(&record),
     }
 }

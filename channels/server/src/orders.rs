@@ -15,32 +15,39 @@ use bawaba_channels::name::Channel;
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{Order as Request, OrderUpdate};
 
-use crate::calendar::Phase;
 use crate::fan::SessionId;
 use crate::hub::Refusal;
-use crate::instruments::Listing;
-use crate::price::{Mils, mils};
 use account::{Account, Order, Remainder, SHORT_SALE, Side, Stamp};
 pub(crate) use account::{Private, Watcher};
+use bawaba_channels::calendar::Phase;
+use bawaba_channels::listing::Listing;
+use bawaba_channels::price::Mils;
+use bawaba_channels::rules::{Asked, Breach, Facts, Sized};
 pub(crate) use matching::BookView;
 use matching::Taken;
 
 /// Most users with an account on one server.
 const ACCOUNTS_MAX: usize = 50_000;
-/// Largest quantity of one order.
-const QUANTITY_MAX: i64 = 1_000_000_000;
-
 /// What the market looks like to an order.
 #[derive(Clone, Debug)]
 pub(crate) struct MarketView {
-    /// The phase.
-    pub(crate) phase: Phase,
+    /// The market's phase.
+    pub(crate) market: Phase,
+    /// The instrument's own phase, where it is not the market's.
+    pub(crate) instrument: Option<Phase>,
     /// Last price.
     pub(crate) last: Mils,
     /// The close that today's limits count from.
     pub(crate) close: Mils,
     /// The book.
     pub(crate) book: BookView,
+}
+
+impl MarketView {
+    /// The phase that counts for matching.
+    pub(crate) fn phase(&self) -> Phase {
+        self.instrument.unwrap_or(self.market)
+    }
 }
 
 /// Every account of this server.
@@ -126,7 +133,7 @@ impl Accounts {
             let number = earlier.number;
             return Ok(Outcome { answer: self.shown(user, number, now)?, news: Vec::new() });
         }
-        self.admit(user, &order, market)?;
+        self.admit(user, &order, request, market)?;
         let number = self.next_order;
         self.next_order += 1;
         order.number = number;
@@ -212,58 +219,33 @@ impl Accounts {
 
     /// Reads an order's own form: what can be judged without market or account.
     fn read(&self, index: usize, request: &Request) -> Result<Order, Refusal> {
-        let rules = &self.listing.rules;
-        let side = match request.side.as_str() {
-            "buy" => Side::Buy,
-            "sell" => Side::Sell,
-            _ => return Err(rejected("side is \"buy\" or \"sell\"")),
+        let asked = Asked {
+            side: &request.side,
+            order_type: &request.order_type,
+            price: request.price,
+            quantity: request.quantity,
         };
-        let whole = request.quantity.and_then(|q| q.rescaled(0)).map(|q| q.mantissa);
-        let quantity = whole.filter(|q| *q > 0 && *q <= QUANTITY_MAX && q % rules.lot == 0).ok_or_else(|| {
-            rejected(format!("quantity is a whole multiple of {}, at most {QUANTITY_MAX}", rules.lot))
-        })?;
-        let price = match (request.order_type.as_str(), request.price) {
-            ("limit", Some(price)) => Some(
-                mils(price)
-                    .filter(|p| *p > 0)
-                    .ok_or_else(|| rejected(format!("price {price} is not positive, or finer than any tick")))?,
-            ),
-            ("limit", None) => return Err(rejected("a limit order needs a price")),
-            ("market", None) => None,
-            ("market", Some(_)) => return Err(rejected("a market order has no price")),
-            _ => return Err(rejected("order_type is \"limit\" or \"market\"")),
-        };
-        if let Some(price) = price.filter(|p| !rules.on_grid(*p)) {
-            let (price, tick) = (rules.decimal(price), rules.tick_decimal(price));
-            return Err(rejected(format!("price {price} is not a multiple of the tick {tick}")));
-        }
+        let sized = self.listing.rules.form(&asked).map_err(refused)?;
+        let side = if request.side == "buy" { Side::Buy } else { Side::Sell };
         if let Some(flag) = request.flags.iter().find(|flag| !matches!(flag.as_str(), SHORT_SALE | "margin")) {
             let flag: String = flag.chars().take(40).collect();
             return Err(rejected(format!("flag {flag:?} is neither \"short_sale\" nor \"margin\"")));
         }
-        Ok(Order::new(index, side, price, quantity, request))
+        Ok(Order::new(index, side, sized.price, sized.quantity, request))
     }
 
     /// Judges an order against the market and the account.
-    fn admit(&self, user: &str, order: &Order, market: &MarketView) -> Result<(), Refusal> {
-        let rules = &self.listing.rules;
-        match (market.phase, order.price) {
-            (Phase::Closed, _) => {
-                return Err(Refusal::new(Reason::ChannelClosed, "the market is closed: no orders are taken"));
-            }
-            (Phase::Continuous, _) | (_, Some(_)) => {}
-            (phase, None) => {
-                return Err(Refusal::new(
-                    Reason::ChannelClosed,
-                    format!("no market orders in phase {}", phase.as_str()),
-                ));
-            }
-        }
-        let (low, high) = rules.limits(market.close);
-        if let Some(price) = order.price.filter(|price| *price < low || *price > high) {
-            let (price, low, high) = (rules.decimal(price), rules.decimal(low), rules.decimal(high));
-            return Err(rejected(format!("price {price} is outside today's limits {low} to {high}")));
-        }
+    fn admit(&self, user: &str, order: &Order, request: &Request, market: &MarketView) -> Result<(), Refusal> {
+        let bare = Facts {
+            asset_type: "",
+            board: "",
+            market: market.market,
+            instrument: market.instrument,
+            close: Some(market.close),
+        };
+        let sized = Sized { price: order.price, quantity: order.quantity };
+        let facts = self.listing.facts(order.instrument, bare);
+        self.listing.rules.admit(&request.order_type, &sized, &facts).map_err(refused)?;
         let Some(account) = self.accounts.get(user) else { return Err(rejected("the account is gone")) };
         if !account.has_room() {
             return Err(Refusal::new(Reason::QuotaOrders, format!("at most {} open orders", account::ORDERS_MAX)));
@@ -278,6 +260,10 @@ impl Accounts {
         }
         Ok(())
     }
+}
+
+fn refused(breach: Breach) -> Refusal {
+    Refusal::new(breach.reason, breach.text)
 }
 
 #[cfg(test)]

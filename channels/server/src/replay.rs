@@ -14,13 +14,13 @@ use bawaba_channels::wire::{Data, Event, Timestamp, Update};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::calendar::Phase;
 use crate::config;
-use crate::feed::{Happening, PhaseChange};
+use crate::feed::Happening;
 use crate::hub::now;
-use crate::instruments::Listing;
 use crate::serve::settings;
 use crate::sim::Sim;
+use bawaba_channels::calendar::Phase;
+use bawaba_channels::listing::Listing;
 
 /// First word of a recording: what it is and the version of the format.
 const FORMAT: &str = "bawaba-recording/1";
@@ -55,6 +55,18 @@ struct Line<'a> {
     update: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     phase: Option<Phase>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<StatusLine>,
+}
+
+/// The state of one instrument, from here on.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StatusLine {
+    symbol: String,
+    phase: Phase,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 /// A recording that plays.
@@ -66,9 +78,9 @@ pub(crate) struct Replay {
     entries: Vec<(i64, Happening)>,
     /// By stream: how many numbers one round uses.
     per_round: HashMap<(Channel, Option<usize>), u64>,
-    market: PhaseChange,
+    phase: Phase,
     /// The phase that every round begins with.
-    opening: PhaseChange,
+    opening: Phase,
     round: u64,
     next: usize,
 }
@@ -104,7 +116,7 @@ impl Replay {
         );
         ensure!((1..=64).contains(&header.epoch.len()) && header.duration_ns > 0, "line 1: epoch or duration_ns");
         let listing = Arc::new(listing.only(&header.instruments)?);
-        let opening = PhaseChange { phase: header.phase, until: None, next_open: None, source: "simulation" };
+        let opening = header.phase;
         let mut replay = Self {
             epoch: header.epoch,
             start,
@@ -112,7 +124,7 @@ impl Replay {
             looped,
             entries: Vec::new(),
             per_round: HashMap::new(),
-            market: opening,
+            phase: opening,
             opening,
             round: 0,
             next: 0,
@@ -136,8 +148,13 @@ impl Replay {
         let last = self.entries.last().map_or(0, |(t, _)| *t);
         ensure!(line.t >= last && line.t < self.duration, "t goes back, or beyond duration_ns");
         if let Some(phase) = line.phase {
-            let change = PhaseChange { phase, until: None, next_open: None, source: "simulation" };
-            self.entries.push((line.t, Happening::Phase(change)));
+            self.entries.push((line.t, Happening::Phase(phase)));
+        }
+        if let Some(StatusLine { symbol, phase, reason }) = line.status {
+            let index = listing.index(&symbol).with_context(|| format!("status: {symbol} is not in the header"))?;
+            let symbol = listing.instruments[index].symbol;
+            self.entries
+                .push((line.t, Happening::Status { symbol: Some(symbol), phase: Some(phase), until: None, reason }));
         }
         let Some(update) = line.update else { return Ok(()) };
         let Event::Update(update) = Event::from_json(update.get().as_bytes())? else {
@@ -171,8 +188,8 @@ impl Replay {
         &self.epoch
     }
 
-    pub(crate) const fn phase(&self) -> PhaseChange {
-        self.market
+    pub(crate) const fn phase(&self) -> Phase {
+        self.phase
     }
 
     /// When the next entry plays; `None` at the end.
@@ -196,10 +213,10 @@ impl Replay {
     /// Plays the next entry.
     pub(crate) fn step(&mut self, mut out: Option<&mut Vec<Happening>>) {
         let Some(at) = self.next_at() else { return };
-        if self.next == 0 && self.market != self.opening {
-            self.market = self.opening;
+        if self.next == 0 && self.phase != self.opening {
+            self.phase = self.opening;
             if let Some(out) = out.as_deref_mut() {
-                out.push(Happening::Phase(self.market));
+                out.push(Happening::Phase(self.phase));
             }
         }
         let happening = match self.entries[self.next].1.clone() {
@@ -211,8 +228,8 @@ impl Replay {
             }
             other => other,
         };
-        if let Happening::Phase(change) = &happening {
-            self.market = *change;
+        if let Happening::Phase(phase) = &happening {
+            self.phase = *phase;
         }
         if let Some(out) = out {
             out.push(happening);
@@ -256,7 +273,7 @@ fn write(
         source: format!("bawaba-channel simulation, seed {}; no real prices", settings.seed),
         began: Timestamp(settings.anchor),
         duration_ns,
-        phase: sim.phase().phase,
+        phase: sim.phase(),
         instruments: listing.instruments.iter().map(|i| i.symbol.as_str().into()).collect(),
     };
     serde_json::to_writer(&mut *out, &header)?;
@@ -270,10 +287,10 @@ fn write(
             let line = match happening {
                 Happening::Update { update, .. } => {
                     Event::Update(update).to_json(&mut json);
-                    Line { t, update: Some(serde_json::from_slice(&json)?), phase: None }
+                    Line { t, update: Some(serde_json::from_slice(&json)?), phase: None, status: None }
                 }
-                Happening::Phase(change) => Line { t, update: None, phase: Some(change.phase) },
-                Happening::Alert(_) | Happening::Standing { .. } => continue,
+                Happening::Phase(phase) => Line { t, update: None, phase: Some(phase), status: None },
+                Happening::Alert(_) | Happening::Standing { .. } | Happening::Status { .. } => continue,
             };
             serde_json::to_writer(&mut *out, &line)?;
             writeln!(out)?;

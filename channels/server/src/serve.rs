@@ -11,14 +11,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::info;
 
+use crate::admin::{self, Operators};
 use crate::config::{Config, Serve, Simulation};
 use crate::feed::Feed;
 use crate::handshake::Identity;
 use crate::http::{Shared, serve};
 use crate::hub::{self, Command, Hub, Load, now};
-use crate::instruments::Listing;
 use crate::replay::Replay;
 use crate::sim::{Hours, Settings, Sim};
+use bawaba_channels::listing::Listing;
 
 /// The settings of a simulation.
 ///
@@ -43,6 +44,15 @@ pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
     let (listing, feed) = feed(&command, listing)?;
     let listener = TcpListener::bind(command.listen).await.with_context(|| format!("listen on {}", command.listen))?;
     let address = listener.local_addr()?;
+    let admin = match (command.admin, &command.operators) {
+        (Some(address), Some(file)) => {
+            let operators = Arc::new(Operators::read(file)?);
+            let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+            Some((listener.local_addr()?, listener, operators))
+        }
+        _ => None,
+    };
+    let admin_address = admin.as_ref().map(|(address, ..)| *address);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
@@ -52,11 +62,12 @@ pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
         hub::Settings { ring: config.ring_updates, subscriptions_per_session: config.subscriptions_max, boot };
     info!(exchange = %listing.exchange, mic = listing.mic, instruments = listing.instruments.len(), epoch = feed.epoch(), "starting");
     let (ready, caught_up) = oneshot::channel();
-    let hub = hub::start(Hub::new(listing, feed, hub_settings, load.clone()), ready);
+    let hub = hub::start(Hub::new(listing.clone(), feed, hub_settings, load.clone()), ready);
     let limits = config.session_limits();
     let shared = Arc::new(Shared {
         hub: hub.clone(),
         load,
+        listing,
         identity: if command.require_claims { Identity::Required } else { Identity::Optional },
         ready: AtomicBool::new(false),
         next_session: AtomicU64::new(1),
@@ -64,11 +75,14 @@ pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
         limits,
     });
     let (stop, stopping) = watch::channel(());
+    if let Some((_, listener, operators)) = admin {
+        tokio::spawn(admin::serve(listener, shared.clone(), operators, stopping.clone()));
+    }
     let accepting = tokio::spawn(serve(listener, shared.clone(), stopping));
     let serving = async {
         caught_up.await.context("the feed ended before it caught up with the clock")?;
         shared.ready.store(true, Ordering::Relaxed);
-        announce(address)?;
+        announce(address, admin_address)?;
         std::future::pending::<anyhow::Result<()>>().await
     };
     tokio::select! {
@@ -112,10 +126,14 @@ fn end_with_input() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The one line for whoever started this process, once sessions are welcome; everything else goes to the log on stderr.
-fn announce(address: std::net::SocketAddr) -> anyhow::Result<()> {
+/// The line (with an admin listener two) for whoever started this process, once sessions are welcome; everything else
+/// goes to the log on stderr.
+fn announce(address: std::net::SocketAddr, admin: Option<std::net::SocketAddr>) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "listening on {address}")?;
+    if let Some(admin) = admin {
+        writeln!(out, "admin on {admin}")?;
+    }
     out.flush()?;
     Ok(())
 }

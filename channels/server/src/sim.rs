@@ -17,9 +17,9 @@ use bawaba_channels::name::Channel;
 use bawaba_channels::wire::{Alert, Data, News, Update};
 use jiff::civil::Date;
 
-use crate::calendar::Phase;
-use crate::feed::{Happening, PhaseChange};
-use crate::instruments::Listing;
+use crate::feed::Happening;
+use bawaba_channels::calendar::Phase;
+use bawaba_channels::listing::Listing;
 use draw::{Draw, mix};
 use line::{Line, Move};
 
@@ -67,8 +67,8 @@ pub(crate) struct Sim {
     /// Running sums of the instruments' weights.
     weights: Vec<u64>,
     news_seq: u64,
-    market: PhaseChange,
-    /// When `market` must be looked at again.
+    phase: Phase,
+    /// When `phase` must be looked at again.
     look_again: i64,
     day: Date,
     /// The opening state has been given out.
@@ -100,7 +100,13 @@ impl Sim {
             weights.push(total);
         }
         for (index, instrument) in listing.instruments.iter().enumerate() {
-            let mut line = Line::new(&listing.rules, instrument.reference(), mix(key, index as u64));
+            let mut line = Line::new(
+                &listing.rules.ticks,
+                listing.limits(index),
+                listing.rules.lot,
+                instrument.reference(),
+                mix(key, index as u64),
+            );
             line.time = settings.anchor;
             lines.push(line);
         }
@@ -113,7 +119,7 @@ impl Sim {
             lines,
             weights,
             news_seq: 0,
-            market: PhaseChange { phase: Phase::Closed, until: None, next_open: None, source: "calendar" },
+            phase: Phase::Closed,
             look_again: settings.anchor,
             day: listing.calendar.day_at(settings.anchor),
             opened: false,
@@ -128,8 +134,13 @@ impl Sim {
         &self.epoch
     }
 
-    pub(crate) const fn phase(&self) -> PhaseChange {
-        self.market
+    pub(crate) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What this exchange says of itself, where it does not go by its calendar.
+    pub(crate) fn says(&self) -> Option<Phase> {
+        (self.settings.hours == Hours::RoundTheClock).then_some(self.phase)
     }
 
     /// When the next step happens.
@@ -173,7 +184,7 @@ impl Sim {
         if now >= self.look_again {
             self.turn(now, out.as_deref_mut());
         }
-        if self.market.phase == Phase::Closed {
+        if self.phase == Phase::Closed {
             // Nothing happens until then: go to the first step that is not before it.
             let wait = self.look_again.saturating_sub(self.settings.anchor);
             let skip_to = wait.saturating_add(self.interval_ns - 1) / self.interval_ns;
@@ -185,7 +196,7 @@ impl Sim {
         let ticket = draw.below(total);
         let index = self.weights.partition_point(|sum| *sum <= ticket);
         self.lines[index].time = now;
-        let moved = self.lines[index].step(&self.listing.rules, self.market.phase, &mut draw);
+        let moved = self.lines[index].step(&self.listing.rules.ticks, self.phase, &mut draw);
         if let Some(out) = out.as_deref_mut() {
             self.emit_move(index, &moved, out);
         }
@@ -200,18 +211,12 @@ impl Sim {
         let calendar = &self.listing.calendar;
         match self.settings.hours {
             Hours::RoundTheClock => {
-                self.market =
-                    PhaseChange { phase: Phase::Continuous, until: None, next_open: None, source: "simulation" };
+                self.phase = Phase::Continuous;
                 self.look_again = calendar.midnight_after(now);
             }
             Hours::Calendar => {
                 let found = calendar.phase_at(now);
-                self.market = PhaseChange {
-                    phase: found.phase,
-                    until: found.until,
-                    next_open: found.next_open,
-                    source: "calendar",
-                };
+                self.phase = found.phase;
                 self.look_again = found.until.unwrap_or(i64::MAX);
             }
         }
@@ -219,23 +224,23 @@ impl Sim {
 
     /// The phase or the day turns: auctions end with a trade, a new day begins from the last price.
     fn turn(&mut self, now: i64, mut out: Option<&mut Vec<Happening>>) {
-        let before = self.market;
+        let before = self.phase;
         self.look(now);
-        if let Some(out) = out.as_deref_mut().filter(|_| self.market != before) {
-            out.push(Happening::Phase(self.market));
-            let text = format!("the market is now in phase {} (simulated)", self.market.phase.as_str());
+        if let Some(out) = out.as_deref_mut().filter(|_| self.phase != before) {
+            out.push(Happening::Phase(self.phase));
+            let text = format!("the market is now in phase {} (simulated)", self.phase.as_str());
             out.push(Happening::Alert(self.alert("market.phase", text, None)));
         }
         let day = self.listing.calendar.day_at(now);
-        let new_day = day != self.day && self.market.phase != Phase::Closed;
-        let uncross = before.phase.is_auction() && self.market.phase != before.phase;
+        let new_day = day != self.day && self.phase != Phase::Closed;
+        let uncross = before.is_auction() && self.phase != before;
         if !new_day && !uncross {
             return;
         }
         for index in 0..self.lines.len() {
             self.lines[index].time = now;
             if new_day {
-                self.lines[index].begin_day(&self.listing.rules);
+                self.lines[index].begin_day(&self.listing.rules.ticks);
             }
             let mut draw = Draw::new(mix(mix(self.key, self.step as u64), index as u64 + 1));
             let moved = if uncross { self.lines[index].uncross(&mut draw) } else { self.lines[index].restate() };
@@ -257,6 +262,7 @@ impl Sim {
             snapshot: false,
             time,
             metadata: None,
+            phase: None,
             data: Some(data),
         }
     }
@@ -264,14 +270,14 @@ impl Sim {
     fn emit_state(&self, index: usize, out: &mut Vec<Happening>) {
         let line = &self.lines[index];
         let time = line.time;
-        let quote = self.update(Some(index), line.quotes, time, Data::Quote(line.quote(&self.listing.rules)));
-        let book = self.update(Some(index), line.quotes, time, Data::Book(line.book(&self.listing.rules)));
+        let quote = self.update(Some(index), line.quotes, time, Data::Quote(line.quote(&self.listing.rules.ticks)));
+        let book = self.update(Some(index), line.quotes, time, Data::Book(line.book(&self.listing.rules.ticks)));
         out.push(Happening::Update { channel: Channel::MarketData, instrument: Some(index), update: quote });
         out.push(Happening::Update { channel: Channel::OrderBook, instrument: Some(index), update: book });
     }
 
     fn emit_move(&self, index: usize, moved: &Move, out: &mut Vec<Happening>) {
-        if let Some(trade) = moved.trade(&self.listing.rules) {
+        if let Some(trade) = moved.trade(&self.listing.rules.ticks) {
             let line = &self.lines[index];
             let mut update = self.update(Some(index), line.trades, line.time, Data::Trade(trade));
             if let Some(Data::Trade(trade)) = &mut update.data {
@@ -295,6 +301,7 @@ impl Sim {
             exchange: Some(self.listing.exchange.as_str().into()),
             symbol: symbol.map(Into::into),
             subscription: None,
+            time: None,
         }
     }
 

@@ -34,14 +34,10 @@ fn rows(csv: &str) -> Vec<BTreeMap<String, String>> {
     lines.map(|line| head.iter().cloned().zip(split(line)).collect()).collect()
 }
 
-const HOLIDAYS: [(&str, &str); 2] = [
-    ("EGX", include_str!("../../cases/egx_holidays.csv")),
-    ("ADX", include_str!("../../cases/adx_holidays.csv")),
-];
-const SESSIONS: [(&str, &str); 2] = [
-    ("EGX", include_str!("../../cases/egx_sessions.csv")),
-    ("ADX", include_str!("../../cases/adx_sessions.csv")),
-];
+const HOLIDAYS: [(&str, &str); 2] =
+    [("EGX", include_str!("../../cases/egx_holidays.csv")), ("ADX", include_str!("../../cases/adx_holidays.csv"))];
+const SESSIONS: [(&str, &str); 2] =
+    [("EGX", include_str!("../../cases/egx_sessions.csv")), ("ADX", include_str!("../../cases/adx_sessions.csv"))];
 
 #[test]
 fn the_time_zone_database_is_the_pinned_release_and_gives_cairos_summers() {
@@ -56,7 +52,8 @@ fn the_time_zone_database_is_the_pinned_release_and_gives_cairos_summers() {
         ] {
             let change = at(instant);
             let hours = |text: &str| text.split(':').next().unwrap().trim_matches(['+', '0']).to_owned();
-            let offset = |instant: i64| egx.local(instant).rsplit_once(' ').unwrap().1.trim_matches(['+', '0']).to_owned();
+            let offset =
+                |instant: i64| egx.local(instant).rsplit_once(' ').unwrap().1.trim_matches(['+', '0']).to_owned();
             assert_eq!((offset(change - 1), offset(change)), (hours(before), hours(after)), "{instant}");
         }
     }
@@ -91,7 +88,10 @@ fn every_row_of_the_holiday_lists_is_in_the_data_and_has_its_effect() {
             assert!(!holiday.source.is_empty());
             assert_eq!(date.weekday(), weekday_of(&row["weekday"]), "{exchange} {date}");
             // On a weekend or not: no session, from midnight to midnight.
-            let (from, to) = (calendar.instant(date, Time::midnight()), calendar.midnight_after(calendar.instant(date, Time::midnight())));
+            let (from, to) = (
+                calendar.instant(date, Time::midnight()),
+                calendar.midnight_after(calendar.instant(date, Time::midnight())),
+            );
             let mut now = from;
             while now < to {
                 assert_eq!(calendar.phase_at(now).phase, Phase::Closed, "{exchange} {date}");
@@ -175,7 +175,10 @@ fn every_row_of_the_timetables_is_in_the_data_and_holds_on_its_days() {
 fn a_random_end_is_told_as_the_window_that_it_lies_in() {
     let auction = calendar("EGX").phase_at(at("2026-11-24T12:20:00Z"));
     assert_eq!(auction.phase, Phase::ClosingAuction);
-    assert_eq!((auction.ends_from, auction.until), (Some(at("2026-11-24T12:23:00Z")), Some(at("2026-11-24T12:25:00Z"))));
+    assert_eq!(
+        (auction.ends_from, auction.until),
+        (Some(at("2026-11-24T12:23:00Z")), Some(at("2026-11-24T12:25:00Z")))
+    );
     assert_eq!(auction.certainty, Certainty::Medium);
     let opening = calendar("EGX").phase_at(at("2026-11-24T07:40:00Z"));
     assert_eq!(opening.ends_from, Some(at("2026-11-24T07:50:00Z")));
@@ -194,7 +197,8 @@ fn what_was_only_announced_changes_nothing_until_it_is_enabled() {
     extended.enabled = true;
     assert!(Calendar::new(row.clone()).is_err(), "enabled without phases");
     let extended = row.schedules.iter_mut().find(|s| s.name == "extended_2026").unwrap();
-    extended.phases = vec![Slot { start: "09:30".parse().unwrap(), end: "15:00".parse().unwrap(), ..normal[1].clone() }];
+    extended.phases =
+        vec![Slot { start: "09:30".parse().unwrap(), end: "15:00".parse().unwrap(), ..normal[1].clone() }];
     let changed = Calendar::new(row).unwrap();
     assert_eq!(changed.phase_at(noon).phase, Phase::Continuous);
     assert_eq!(changed.phase_at(at("2026-02-01T12:45:00Z")).phase, Phase::Closed, "not before it holds");

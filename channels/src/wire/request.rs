@@ -46,6 +46,18 @@ pub struct Filters {
     #[prost(string, repeated, tag = "1")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<String>,
+    /// On `market_data`: only when last, bid or ask moved at least so far since what was sent before.
+    #[prost(message, optional, tag = "2")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_change: Option<Decimal>,
+    /// Only these sides: `bid`, `ask` of an `order_book`, `buy`, `sell` of `trades`; empty for both.
+    #[prost(string, repeated, tag = "3")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sides: Vec<String>,
+    /// On `order_book`: at most so many levels of a side.
+    #[prost(uint32, optional, tag = "4")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
 }
 
 /// `subscribe`: a channel of an exchange, for some symbols.
@@ -303,8 +315,12 @@ impl Request {
                 if let Some(symbol) = long_list(&r.symbols) {
                     return fail(format!("subscribe: symbols: {symbol}"));
                 }
-                if r.resume.len() > SYMBOLS_PER_REQUEST_MAX || r.filters.as_ref().is_some_and(|f| f.fields.len() > 64) {
+                let long = |f: &Filters| f.fields.len() > 64 || f.sides.len() > 8;
+                if r.resume.len() > SYMBOLS_PER_REQUEST_MAX || r.filters.as_ref().is_some_and(long) {
                     return fail("subscribe: too many entries in resume or filters".into());
+                }
+                if r.filters.as_ref().and_then(|f| f.min_change).is_some_and(|change| !change.is_valid()) {
+                    return fail("subscribe: filters.min_change is out of range".into());
                 }
                 let resume_ok = |(symbol, at): (&String, &Position)| symbol.len() <= 12 && at.epoch.len() <= 64;
                 if !r.resume.iter().all(resume_ok) {

@@ -35,5 +35,5 @@ pub(crate) fn subscribed(id: Option<u64>, refused: &[(String, Refusal)]) -> Even
             reason: refusal.sentence().into(),
         })
         .collect();
-    Event::Subscribed(Subscribed { id, subscription: None, accepted: Vec::new(), refused })
+    Event::Subscribed(Subscribed { id, subscription: None, accepted: Vec::new(), refused, market: None })
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-use bawaba_channels::name::{Channel, Exchange};
+use bawaba_channels::name::Exchange;
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{Accepted, ErrorEvent, Event, Gap, Market, Refused, Subscribed, Update};
 
@@ -151,14 +151,15 @@ impl Hub {
         if let Event::MarketStatus(status) = &event
             && status.symbol.is_none()
         {
-            let next_open = self.markets.get(&exchange).and_then(|market| market.next_open);
-            let next_open = next_open.filter(|_| status.phase == "closed");
+            let known = self.markets.get(&exchange).and_then(|market| market.next_open);
+            let next_open = status.next_open.or(known.filter(|_| status.phase == "closed"));
             self.markets.insert(exchange, Market { phase: status.phase.clone(), until: status.next, next_open });
         }
         let key = SourceKey { lane, channel, exchange, symbol: "".into(), user: None, late: Late::Now };
         let Some(&id) = self.source_index.get(&key) else { return };
         self.sources[id].live = true;
-        if channel == Channel::MarketStatus {
+        // The state of one instrument is told as it comes; what stands is the market's.
+        if matches!(&event, Event::MarketStatus(status) if status.symbol.is_none()) {
             if self.sources[id].status.as_ref() == Some(&event) {
                 return;
             }

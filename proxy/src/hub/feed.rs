@@ -6,9 +6,10 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bawaba_channels::filter::Filter;
 use bawaba_channels::frame;
 use bawaba_channels::log::Log;
-use bawaba_channels::wire::{Data, Encoding, Event, Filters, Gap, Update};
+use bawaba_channels::wire::{Encoding, Event, Filters, Gap, Update};
 use bytes::Bytes;
 use slab::Slab;
 
@@ -25,6 +26,8 @@ pub(crate) struct FeedKey {
     /// never; above it for slow readers.
     pub(crate) rate_ms: u32,
     /// What is left out.
+    pub(crate) filter: Filter,
+    /// The same as it was asked for.
     pub(crate) filters: Option<Rc<Filters>>,
 }
 
@@ -193,27 +196,7 @@ impl Feed {
     /// The update as this feed's followers get it.
     pub(crate) fn dress(&self, mut update: Update) -> Update {
         update.subscription = self.key.subscription.to_string();
-        if let (Some(filters), Some(Data::Quote(quote))) = (&self.key.filters, &mut update.data)
-            && !filters.fields.is_empty()
-        {
-            let wanted = |name: &str| filters.fields.iter().any(|field| field == name);
-            for (name, field) in [
-                ("last", &mut quote.last),
-                ("bid", &mut quote.bid),
-                ("ask", &mut quote.ask),
-                ("bid_size", &mut quote.bid_size),
-                ("ask_size", &mut quote.ask_size),
-                ("volume", &mut quote.volume),
-                ("open", &mut quote.open),
-                ("high", &mut quote.high),
-                ("low", &mut quote.low),
-                ("close", &mut quote.close),
-            ] {
-                if !wanted(name) {
-                    *field = None;
-                }
-            }
-        }
+        self.key.filter.dress(&mut update);
         update
     }
 }
@@ -237,11 +220,18 @@ mod tests {
     use super::*;
     use bawaba_channels::frame::{Decoder, Sender};
     use bawaba_channels::log::Cursor;
+    use bawaba_channels::wire::Data;
     use bawaba_channels::wire::Quote;
     use proptest::prelude::*;
 
     fn feed(rate_ms: u32) -> Feed {
-        let key = FeedKey { encoding: Encoding::Proto, subscription: "s".into(), rate_ms, filters: None };
+        let key = FeedKey {
+            encoding: Encoding::Proto,
+            subscription: "s".into(),
+            rate_ms,
+            filter: Filter::NONE,
+            filters: None,
+        };
         let mut feed = Feed::new(key, 0, 0, 1 << 20);
         feed.begin_at("e", 0, None);
         feed

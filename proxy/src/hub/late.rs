@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bawaba_channels::name::{Channel, Exchange};
+use bawaba_channels::name::Exchange;
 use bawaba_channels::wire::{Event, Update};
 
 use super::grant::unix_nanos;
@@ -212,7 +212,7 @@ impl Hub {
                 self.spread(id, &update);
             }
             Item::Plain(event) => {
-                if source.key.channel == Channel::MarketStatus {
+                if matches!(&*event, Event::MarketStatus(status) if status.symbol.is_none()) {
                     source.status = Some(Event::clone(&event));
                 }
                 self.spread_plain(id, &event);

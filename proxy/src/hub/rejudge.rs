@@ -8,7 +8,7 @@ use bawaba_channels::frame::{self, Decoder, Opcode, Sender};
 use bawaba_channels::message::{Assembler, Message};
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{
-    Accepted, Encoding, Event, Filters, Refused, Request, SYMBOLS_PER_REQUEST_MAX, Subscribe, Subscribed,
+    Accepted, Encoding, Event, Refused, Request, SYMBOLS_PER_REQUEST_MAX, Subscribe, Subscribed,
 };
 
 use super::Hub;
@@ -81,7 +81,7 @@ impl Hub {
                 .map(|(symbol, _)| symbol.to_string())
                 .collect(),
             update_rate_ms: (rate_ms > 0).then_some(rate_ms),
-            filters: filters.map(|filters| Filters { fields: filters.fields.clone() }),
+            filters: filters.cloned(),
             ..Subscribe::default()
         };
         Some(Held { name: Rc::clone(name), request, slots, private, all: false })
@@ -118,8 +118,13 @@ impl Hub {
                 (false, true) => held.slots.iter().map(|(symbol, _)| symbol.to_string()).collect(),
             };
             let accepted = symbols.into_iter().map(|symbol| Accepted { symbol, ..Accepted::default() }).collect();
-            let answer =
-                Subscribed { id: Some(ID), subscription: Some(held.name.to_string()), accepted, refused: Vec::new() };
+            let answer = Subscribed {
+                id: Some(ID),
+                subscription: Some(held.name.to_string()),
+                accepted,
+                refused: Vec::new(),
+                market: None,
+            };
             replies.extend_from_slice(&super::feed::encode(encoding, &Event::Subscribed(answer)));
         }
         if !self.judge_outbound(index, &mut replies) {

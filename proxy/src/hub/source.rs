@@ -134,6 +134,8 @@ impl Stream {
         self.seq = update.seq;
         self.state = Some(match self.state.take() {
             Some(state) if folds && !update.snapshot && same_epoch => fold(state, update),
+            // The phase of a snapshot is of its moment: what stands outlives it.
+            _ if update.phase.is_some() => Rc::new(Update { phase: None, ..Update::clone(update) }),
             _ => Rc::clone(update),
         });
         if !update.snapshot || !folds {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bawaba_channels::filter::Filter;
 use bawaba_channels::name::{Channel, Exchange, Symbol};
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{
@@ -43,6 +44,7 @@ pub(super) struct PendingSubscribe {
     pub(super) channel: Channel,
     pub(super) exchange: Exchange,
     rate_ms: u32,
+    filter: Filter,
     filters: Option<Rc<Filters>>,
     pub(super) resume: BTreeMap<String, Position>,
     pub(super) snapshot: bool,
@@ -100,9 +102,17 @@ impl Hub {
             symbols.insert("".into());
         }
         let rate_ms = if channel.is_state() { request.update_rate_ms.unwrap_or(0).min(RATE_MS_MAX) } else { 0 };
-        let filters = request.filters.filter(|filters| !filters.fields.is_empty()).map(normal);
+        let filter = match Filter::new(channel, request.filters.as_ref()) {
+            Ok(filter) if !filter.folds(channel) => filter,
+            Ok(_) => {
+                let text = "filters: min_change, and sides of trades, are not served through an edge";
+                return self.refuse(index, id, Reason::ProtocolUnsupported, text.into());
+            }
+            Err(text) => return self.refuse(index, id, Reason::ProtocolUnsupported, text),
+        };
+        let filters = request.filters.filter(|_| !filter.is_none()).map(normal);
         let route = format!("{}\n{whose}", self.seats[index].chain.route().name());
-        let subscription = name(&route, exchange, channel, rate_ms, filters.as_deref());
+        let subscription = name(&route, exchange, channel, rate_ms, filter);
         if !self.has_room(index, &subscription, symbols.iter()) {
             return self.refuse_symbols(index, id);
         }
@@ -117,6 +127,7 @@ impl Hub {
             channel,
             exchange,
             rate_ms,
+            filter,
             filters,
             resume: request.resume,
             snapshot: request.snapshot.unwrap_or(true),
@@ -289,7 +300,11 @@ impl Hub {
             self.release_all(&pending.sources);
             return self.refuse_symbols(index, pending.id);
         }
-        let mut answer = Subscribed { id: pending.id, refused: pending.refused.clone(), ..Subscribed::default() };
+        // Whoever has late data learns phases late too.
+        let current = self.seats[index].grants.late == Late::Now;
+        let market = self.markets.get(&pending.exchange).filter(|at| current && at.phase != "continuous").cloned();
+        let mut answer =
+            Subscribed { id: pending.id, refused: pending.refused.clone(), market, ..Subscribed::default() };
         let mut missed = Vec::with_capacity(pending.sources.len());
         for id in &pending.sources {
             let source = &self.sources[*id];
@@ -348,6 +363,7 @@ impl Hub {
             encoding: self.seats[index].encoding,
             subscription: Rc::clone(&pending.subscription),
             rate_ms: pending.rate_ms,
+            filter: pending.filter,
             filters: pending.filters.clone(),
         };
         let cohort = self.seats[index].cohort;
@@ -462,10 +478,9 @@ fn normal(mut filters: Filters) -> Rc<Filters> {
 }
 
 /// The subscription's name on the wire: the same for everyone who asks for the same, so that frames can be shared.
-fn name(route: &str, exchange: Exchange, channel: Channel, rate_ms: u32, filters: Option<&Filters>) -> Rc<str> {
+fn name(route: &str, exchange: Exchange, channel: Channel, rate_ms: u32, filter: Filter) -> Rc<str> {
     use sha2::{Digest, Sha256};
-    let fields = filters.map(|filters| filters.fields.join(",")).unwrap_or_default();
-    let digest = Sha256::digest(format!("{route}\n{exchange}\n{channel}\n{rate_ms}\n{fields}"));
+    let digest = Sha256::digest(format!("{route}\n{exchange}\n{channel}\n{rate_ms}\n{filter}"));
     let mut name = String::from("s");
     for byte in &digest[..6] {
         name.push_str(&format!("{byte:02x}"));

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use bawaba_channels::calendar::Phase;
 use bawaba_channels::name::Channel;
 use bawaba_channels::reason::Reason;
 use bawaba_channels::wire::{
@@ -14,7 +15,6 @@ use bawaba_channels::wire::{
 
 use super::{Hub, Refusal};
 use crate::fan::{Fan, Key, Member, SessionId};
-use crate::feed::PhaseChange;
 use crate::ring::Begin;
 
 /// Most missed updates that one request is answered with; symbols beyond get a gap and the newest state. At 1.5 KiB
@@ -41,8 +41,7 @@ impl Hub {
         if channel.is_private() {
             return self.subscribe_private(id, channel, request);
         }
-        let fields = request.filters.as_ref().map_or(&[][..], |f| &f.fields);
-        let key = Key::new(channel, request.update_rate_ms.unwrap_or(0), fields)
+        let key = Key::new(channel, request.update_rate_ms.unwrap_or(0), request.filters.as_ref())
             .map_err(|text| Refusal::new(Reason::ProtocolUnsupported, text))?;
         let (lanes, refused) = self.lanes(channel, request)?;
         let name = key.name(ours.as_str());
@@ -50,7 +49,7 @@ impl Hub {
 
         let mut replay = REPLAY_MAX;
         let mut begun = Vec::new();
-        let mut answer = Subscribed { id: request.id, subscription: None, accepted: Vec::new(), refused };
+        let mut answer = Subscribed { id: request.id, subscription: None, accepted: Vec::new(), refused, market: None };
         for &lane in &lanes {
             let symbol = self.symbol(channel, lane);
             let ring = self.streams.ring(channel, channel.is_per_symbol().then_some(lane));
@@ -69,6 +68,7 @@ impl Hub {
             answer.accepted.push(Accepted { symbol, epoch, seq, recovered });
             begun.push((lane, begin, after));
         }
+        answer.market = (self.phase() != Phase::Continuous).then(|| self.market_on_the_wire());
         answer.subscription = (!lanes.is_empty()).then(|| name.clone());
         self.tell(id, &Event::Subscribed(answer))?;
         if lanes.is_empty() {
@@ -144,13 +144,24 @@ impl Hub {
     }
 
     /// What a new follower gets first: what it missed, or word of the loss and the newest state.
-    fn begin(&self, id: SessionId, key: Key, name: &str, lane: usize, begin: Begin<Update>, with_snapshot: bool) {
+    fn begin(&mut self, id: SessionId, key: Key, name: &str, lane: usize, begin: Begin<Update>, with_snapshot: bool) {
         let channel = key.channel;
         let Some(member) = self.members.get(&id) else { return };
         match begin {
             Begin::Resumed { missed, .. } => {
+                // What the filter leaves out is folded into what follows; at the end, into the next that goes out.
+                let mut first = None;
                 for update in missed {
-                    member.tell(&Event::Update(key.dress(&update, name)));
+                    if !key.filter.passes(&update, None) {
+                        first.get_or_insert(update.seq);
+                        continue;
+                    }
+                    let first_seq = first.take();
+                    member.tell(&Event::Update(Update { first_seq, ..key.dress(&update, name) }));
+                }
+                let fan = self.fans.get_mut(&channel).and_then(|fans| fans.iter_mut().find(|fan| fan.key == key));
+                if let (Some(fan), Some(first)) = (fan, first) {
+                    fan.owe(lane, first);
                 }
                 return;
             }
@@ -166,26 +177,19 @@ impl Hub {
             return;
         }
         if channel == Channel::MarketStatus {
-            let status = MarketStatus { subscription: Some(name.into()), ..self.status() };
-            return member.tell(&Event::MarketStatus(status));
+            for status in std::iter::once(self.status()).chain(self.special()) {
+                member.tell(&Event::MarketStatus(MarketStatus { subscription: Some(name.into()), ..status }));
+            }
+            return;
         }
         let ring = self.streams.ring(channel, channel.is_per_symbol().then_some(lane));
         if let Some(newest) = ring.newest().filter(|_| has_sequence(channel)) {
-            let snapshot = Update { snapshot: true, ..key.dress(newest, name) };
+            let own =
+                channel.is_per_symbol().then(|| self.symbol_phase(self.listing.instruments[lane].symbol)).flatten();
+            let phase = own.unwrap_or_else(|| self.phase());
+            let phase = (phase != Phase::Continuous).then(|| phase.as_str().to_owned());
+            let snapshot = Update { snapshot: true, phase, ..key.dress(newest, name) };
             member.tell(&Event::Update(snapshot));
-        }
-    }
-
-    /// The phase, as a message without a subscription.
-    pub(super) fn status(&self) -> MarketStatus {
-        let PhaseChange { phase, until, source, .. } = self.market;
-        MarketStatus {
-            exchange: self.listing.exchange.as_str().into(),
-            phase: phase.as_str().into(),
-            source: source.into(),
-            next: until,
-            symbol: None,
-            subscription: None,
         }
     }
 

@@ -13,8 +13,8 @@ use super::subscribe::Followed;
 use super::{Hub, Member, Refusal};
 use crate::fan::SessionId;
 use crate::orders::{BookView, MarketView, Private, Watcher};
-use crate::price::mils;
 use crate::ring::Begin;
+use bawaba_channels::price::mils;
 
 /// Longest name of a user.
 const USER_BYTES_MAX: usize = 256;
@@ -87,7 +87,8 @@ impl Hub {
         );
         let (Some(Data::Quote(quote)), Some(Data::Book(levels))) = (&quote.data, &book.data) else { return None };
         Some(MarketView {
-            phase: self.market.phase,
+            market: self.phase(),
+            instrument: self.symbol_phase(self.listing.instruments[index].symbol),
             last: mils(quote.last?)?,
             close: mils(quote.close?)?,
             book: BookView::new(book.seq, levels),
@@ -168,7 +169,16 @@ impl Hub {
         account.watchers.push(Watcher { session: id, channel, name: name.clone(), after });
         let accepted = vec![Accepted { symbol: String::new(), epoch, seq: after.max(seq), recovered }];
         let subscription = Some(name.clone());
-        self.tell(id, &Event::Subscribed(Subscribed { id: request.id, subscription, accepted, refused: Vec::new() }))?;
+        self.tell(
+            id,
+            &Event::Subscribed(Subscribed {
+                id: request.id,
+                subscription,
+                accepted,
+                refused: Vec::new(),
+                market: None,
+            }),
+        )?;
 
         let standing = match begin {
             Begin::Resumed { missed, .. } => missed.into_iter().map(|update| (*update).clone()).collect(),

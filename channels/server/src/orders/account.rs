@@ -7,9 +7,9 @@ use bawaba_channels::name::Channel;
 use bawaba_channels::wire::{Order as Request, OrderUpdate, PositionUpdate};
 
 use crate::fan::SessionId;
-use crate::instruments::Listing;
-use crate::price::{Mils, Rules, quantity};
 use crate::ring::Ring;
+use bawaba_channels::listing::Listing;
+use bawaba_channels::price::{Mils, Ticks, quantity};
 
 /// Orders kept per account; finished ones make room, oldest first.
 pub(super) const ORDERS_MAX: usize = 1_000;
@@ -176,7 +176,7 @@ pub(super) struct Stamp<'a> {
 impl Stamp<'_> {
     /// An order as it stands.
     pub(super) fn order(&self, user: &str, order: &Order) -> OrderUpdate {
-        let rules = &self.listing.rules;
+        let ticks = &self.listing.rules.ticks;
         OrderUpdate {
             id: None,
             order_id: format!("o-{}", order.number),
@@ -186,10 +186,10 @@ impl Stamp<'_> {
             side: if order.side == Side::Buy { "buy" } else { "sell" }.into(),
             order_type: if order.price.is_some() { "limit" } else { "market" }.into(),
             status: order.status.as_str().into(),
-            price: order.price.map(|price| rules.decimal(price)),
+            price: order.price.map(|price| ticks.decimal(price)),
             quantity: quantity(order.quantity),
             filled_quantity: quantity(order.filled),
-            average_price: average(rules, order.paid, order.filled),
+            average_price: average(ticks, order.paid, order.filled),
             epoch: self.epoch.into(),
             seq: order.seq,
             user: Some(user.into()),
@@ -203,7 +203,7 @@ impl Stamp<'_> {
             exchange: self.listing.exchange.as_str().into(),
             symbol: self.listing.instruments[index].symbol.as_str().into(),
             quantity: quantity(position.quantity),
-            average_price: average(&self.listing.rules, position.cost, position.quantity),
+            average_price: average(&self.listing.rules.ticks, position.cost, position.quantity),
             epoch: self.epoch.into(),
             seq: position.seq,
             time: position.time,
@@ -214,13 +214,13 @@ impl Stamp<'_> {
 }
 
 /// An average price: as the exchange writes prices if it is one, else with six digits, rounded half up.
-fn average(rules: &Rules, paid: i128, held: i64) -> Option<Decimal> {
+fn average(ticks: &Ticks, paid: i128, held: i64) -> Option<Decimal> {
     if held == 0 {
         return None;
     }
     let (paid, held) = (paid.abs(), i128::from(held.abs()));
     if paid % held == 0 {
-        return i64::try_from(paid / held).ok().map(|price| rules.decimal(price));
+        return i64::try_from(paid / held).ok().map(|price| ticks.decimal(price));
     }
     i64::try_from((paid * 1000 * 2 + held) / (held * 2)).ok().map(|millionths| Decimal::new(millionths, 6))
 }

@@ -4,8 +4,8 @@ use bawaba_channels::wire::{Book, Level};
 
 use super::MarketView;
 use super::account::{Order, Side};
-use crate::calendar::Phase;
-use crate::price::{Mils, mils};
+use bawaba_channels::calendar::Phase;
+use bawaba_channels::price::{Mils, mils};
 
 /// A book as orders see it: (price, quantity), best first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Taken {
         let mut open = order.open_quantity();
         let mut fills = Vec::new();
         for (level, taken) in levels.iter().zip(taken) {
-            let (price, there) = match market.phase {
+            let (price, there) = match market.phase() {
                 Phase::Continuous => *level,
                 // One price; the first level's quantity stands for who trades at it.
                 Phase::TradeAtLast if fills.is_empty() => (market.last, level.1),

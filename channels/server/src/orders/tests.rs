@@ -5,7 +5,7 @@ use bawaba_channels::wire::{Book, Level};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-use crate::price::quantity;
+use bawaba_channels::price::quantity;
 
 fn accounts() -> (Accounts, usize) {
     let listing = Arc::new(Listing::embedded("EGX").unwrap());
@@ -14,12 +14,12 @@ fn accounts() -> (Accounts, usize) {
 }
 
 fn market(accounts: &Accounts, phase: Phase, seq: u64, bids: &[(Mils, i64)], asks: &[(Mils, i64)]) -> MarketView {
-    let rules = &accounts.listing.rules;
+    let rules = &accounts.listing.rules.ticks;
     let side = |levels: &[(Mils, i64)]| {
         levels.iter().map(|(p, s)| Level { price: rules.decimal(*p), size: quantity(*s) }).collect()
     };
     let book = Book { bids: side(bids), asks: side(asks) };
-    MarketView { phase, last: 84_500, close: 84_500, book: BookView::new(seq, &book) }
+    MarketView { market: phase, instrument: None, last: 84_500, close: 84_500, book: BookView::new(seq, &book) }
 }
 
 fn order(side: &str, price: Option<&str>, size: i64) -> Request {
@@ -88,16 +88,11 @@ fn orders_against_the_rules_are_refused_with_the_exact_reason() {
     let (mut accounts, comi) = accounts();
     let rows: [(Phase, Request, &str, &str); 12] = [
         (Phase::Continuous, order("hold", None, 1), "order.rejected", "side"),
-        (Phase::Continuous, order("buy", None, 0), "order.rejected", "quantity"),
-        (Phase::Continuous, Request { quantity: None, ..order("buy", None, 1) }, "order.rejected", "quantity"),
-        (
-            Phase::Continuous,
-            Request { quantity: "1.5".parse().ok(), ..order("buy", None, 1) },
-            "order.rejected",
-            "quantity",
-        ),
-        (Phase::Continuous, order("buy", Some("84.505"), 1), "order.rejected", "tick 0.01"),
-        (Phase::Continuous, order("buy", Some("101.41"), 1), "order.rejected", "limits 67.60 to 101.40"),
+        (Phase::Continuous, order("buy", None, 0), "order.lot", "quantity"),
+        (Phase::Continuous, Request { quantity: None, ..order("buy", None, 1) }, "order.lot", "quantity"),
+        (Phase::Continuous, Request { quantity: "1.5".parse().ok(), ..order("buy", None, 1) }, "order.lot", "quantity"),
+        (Phase::Continuous, order("buy", Some("84.505"), 1), "order.tick", "tick 0.01"),
+        (Phase::Continuous, order("buy", Some("101.41"), 1), "order.price_limit", "limits 67.60 to 101.40"),
         (Phase::Continuous, order("sell", None, 1), "order.rejected", "short_sale"),
         (
             Phase::Continuous,
@@ -118,7 +113,7 @@ fn orders_against_the_rules_are_refused_with_the_exact_reason() {
             "flag \"x\"",
         ),
         (Phase::Closed, order("buy", Some("84.50"), 1), "channel.closed", "closed"),
-        (Phase::PreOpen, order("buy", None, 1), "channel.closed", "pre_open"),
+        (Phase::PreOpen, order("buy", None, 1), "order.phase", "pre_open"),
     ];
     for (phase, request, code, text) in rows {
         let view = market(&accounts, phase, 1, &BIDS, &ASKS);

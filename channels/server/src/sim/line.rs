@@ -3,8 +3,8 @@
 use bawaba_channels::wire::{Book, Level, Quote, Trade};
 
 use super::draw::{Draw, mix};
-use crate::calendar::Phase;
-use crate::price::{Mils, Rules, quantity};
+use bawaba_channels::calendar::Phase;
+use bawaba_channels::price::{DailyLimits, Mils, Ticks, quantity};
 
 /// Levels on each side of a book.
 pub(crate) const DEPTH: usize = 10;
@@ -18,6 +18,8 @@ const LEVEL_VALUE_MILS: i64 = 60_000_000;
 /// The state of one instrument. Bid and ask are always on the grid and within the day's limits.
 pub(super) struct Line {
     key: u64,
+    limits: DailyLimits,
+    lot: i64,
     bid: Mils,
     spread_ticks: i64,
     last: Mils,
@@ -46,9 +48,9 @@ pub(super) struct Move {
 
 impl Move {
     /// The trade, its id left to the caller.
-    pub(super) fn trade(&self, rules: &Rules) -> Option<Trade> {
+    pub(super) fn trade(&self, ticks: &Ticks) -> Option<Trade> {
         self.traded.map(|(price, size, buy)| Trade {
-            price: rules.decimal(price),
+            price: ticks.decimal(price),
             size: quantity(size),
             side: if buy { "buy" } else { "sell" }.into(),
             trade_id: String::new(),
@@ -57,11 +59,13 @@ impl Move {
 }
 
 impl Line {
-    pub(super) fn new(rules: &Rules, reference: Mils, key: u64) -> Self {
-        let (low_limit, high_limit) = rules.limits(reference);
+    pub(super) fn new(ticks: &Ticks, limits: DailyLimits, lot: i64, reference: Mils, key: u64) -> Self {
+        let (low_limit, high_limit) = ticks.limits(limits, reference);
         let mut line = Self {
             key,
-            bid: rules.below(reference),
+            limits,
+            lot,
+            bid: ticks.below(reference),
             spread_ticks: 1 + (key % 2) as i64,
             last: reference,
             close: reference,
@@ -74,67 +78,67 @@ impl Line {
             trades: 0,
             time: 0,
         };
-        line.confine(rules);
+        line.confine(ticks);
         line
     }
 
-    fn ask(&self, rules: &Rules) -> Mils {
-        rules.above_by(self.bid, self.spread_ticks)
+    fn ask(&self, ticks: &Ticks) -> Mils {
+        ticks.above_by(self.bid, self.spread_ticks)
     }
 
     /// Keeps the quote within the limits of the day.
-    fn confine(&mut self, rules: &Rules) {
+    fn confine(&mut self, ticks: &Ticks) {
         self.bid = self.bid.clamp(self.low_limit, self.high_limit);
-        while self.ask(rules) > self.high_limit && self.bid > self.low_limit {
-            self.bid = rules.below(self.bid);
+        while self.ask(ticks) > self.high_limit && self.bid > self.low_limit {
+            self.bid = ticks.below(self.bid);
         }
-        while self.ask(rules) > self.high_limit && self.spread_ticks > 1 {
+        while self.ask(ticks) > self.high_limit && self.spread_ticks > 1 {
             self.spread_ticks -= 1;
         }
     }
 
     /// One step in a phase that is not closed.
-    pub(super) fn step(&mut self, rules: &Rules, phase: Phase, draw: &mut Draw) -> Move {
+    pub(super) fn step(&mut self, ticks: &Ticks, phase: Phase, draw: &mut Draw) -> Move {
         let mut moved = Move::default();
         match phase {
             Phase::Continuous => {
                 if draw.chance(350) {
                     let buy = draw.chance(500);
-                    let price = if buy { self.ask(rules) } else { self.bid };
-                    moved = self.trade(price, buy, rules.lot, draw);
+                    let price = if buy { self.ask(ticks) } else { self.bid };
+                    moved = self.trade(price, buy, self.lot, draw);
                 }
-                self.walk(rules, draw);
+                self.walk(ticks, draw);
             }
             Phase::TradeAtLast => {
                 if draw.chance(500) {
                     let buy = draw.chance(500);
-                    moved = self.trade(self.last, buy, rules.lot, draw);
+                    moved = self.trade(self.last, buy, self.lot, draw);
                 }
             }
-            Phase::PreOpen | Phase::ClosingAuction => self.walk(rules, draw),
-            Phase::Closed => {}
+            Phase::PreOpen | Phase::ClosingAuction | Phase::Auction => self.walk(ticks, draw),
+            Phase::Closed | Phase::Halted | Phase::Suspended => {}
         }
         self.quotes += 1;
         moved
     }
 
     /// The quote goes up or down a tick or stays, drawn towards the previous close; the spread breathes.
-    fn walk(&mut self, rules: &Rules, draw: &mut Draw) {
-        let tick = rules.tick(self.bid);
+    fn walk(&mut self, ticks: &Ticks, draw: &mut Draw) {
+        let tick = ticks.tick(self.bid);
         // At two percent (and at least ten ticks) from the close, the way back is twice as likely as the way on.
         let band = (self.close / 50).max(10 * tick);
         let pull = ((self.bid - self.close) * 110 / band).clamp(-300, 300);
         let roll = draw.below(1000) as i64;
         if roll < 330 - pull {
-            self.bid = rules.above(self.bid);
+            self.bid = ticks.above(self.bid);
         } else if roll < 660 {
-            self.bid = rules.below(self.bid);
+            self.bid = ticks.below(self.bid);
         }
         if draw.chance(100) {
             let wider = draw.chance(450);
             self.spread_ticks = (self.spread_ticks + if wider { 1 } else { -1 }).clamp(1, SPREAD_TICKS_MAX);
         }
-        self.confine(rules);
+        self.confine(ticks);
     }
 
     fn trade(&mut self, price: Mils, buy: bool, lot: i64, draw: &mut Draw) -> Move {
@@ -169,18 +173,18 @@ impl Line {
     }
 
     /// A new day: the last price is the previous close now.
-    pub(super) fn begin_day(&mut self, rules: &Rules) {
+    pub(super) fn begin_day(&mut self, ticks: &Ticks) {
         self.close = self.last;
-        (self.low_limit, self.high_limit) = rules.limits(self.close);
+        (self.low_limit, self.high_limit) = ticks.limits(self.limits, self.close);
         self.range = None;
         self.volume = 0;
         self.alerted = false;
-        self.confine(rules);
+        self.confine(ticks);
     }
 
-    pub(super) fn quote(&self, rules: &Rules) -> Quote {
-        let ask = self.ask(rules);
-        let price = |p: Mils| Some(rules.decimal(p));
+    pub(super) fn quote(&self, ticks: &Ticks) -> Quote {
+        let ask = self.ask(ticks);
+        let price = |p: Mils| Some(ticks.decimal(p));
         Quote {
             last: price(self.last),
             bid: price(self.bid),
@@ -195,13 +199,13 @@ impl Line {
         }
     }
 
-    pub(super) fn book(&self, rules: &Rules) -> Book {
+    pub(super) fn book(&self, ticks: &Ticks) -> Book {
         let mut book = Book::default();
         let level = |ask: bool, price: Mils, depth: usize| Level {
-            price: rules.decimal(price),
+            price: ticks.decimal(price),
             size: quantity(self.size(ask, price, depth)),
         };
-        let (mut bid, mut ask) = (self.bid, self.ask(rules));
+        let (mut bid, mut ask) = (self.bid, self.ask(ticks));
         for depth in 0..DEPTH {
             if bid >= self.low_limit && book.bids.len() == depth {
                 book.bids.push(level(false, bid, depth));
@@ -211,8 +215,8 @@ impl Line {
             }
             // Every fourth price holds no orders.
             let gap = 1 + i64::from(mix(self.key, depth as u64).is_multiple_of(4));
-            ask = rules.above_by(ask, gap);
-            bid = (0..gap).fold(bid, |p, _| if rules.below(p) < p { rules.below(p) } else { 0 });
+            ask = ticks.above_by(ask, gap);
+            bid = (0..gap).fold(bid, |p, _| if ticks.below(p) < p { ticks.below(p) } else { 0 });
         }
         book
     }

@@ -1,7 +1,7 @@
 //! Laws of the simulation.
 
 use super::*;
-use crate::price::mils;
+use bawaba_channels::price::mils;
 use bawaba_channels::wire::{Quote, Timestamp};
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -73,7 +73,7 @@ fn a_trading_day_has_auction_trades_no_others_outside_and_silence_when_closed() 
         sim.step(Some(&mut out));
     }
     let phases: Vec<_> =
-        out.iter().filter_map(|h| if let Happening::Phase(p) = h { Some(p.phase) } else { None }).collect();
+        out.iter().filter_map(|h| if let Happening::Phase(phase) = h { Some(*phase) } else { None }).collect();
     use Phase::*;
     assert_eq!(phases, [PreOpen, Continuous, ClosingAuction, TradeAtLast, Closed, PreOpen]);
     let calendar = &sim.listing.calendar;
@@ -118,7 +118,7 @@ proptest! {
         let mut sim = Sim::new(listing.clone(), settings);
         let mut seqs: HashMap<(Channel, usize), u64> = HashMap::new();
         let mut quotes: HashMap<usize, Quote> = HashMap::new();
-        let rules = &listing.rules;
+        let rules = &listing.rules.ticks;
         for (channel, index, update) in updates(&run(&mut sim, 4000)) {
             let seq = seqs.entry((channel, index)).or_insert(0);
             prop_assert_eq!(update.seq, *seq + 1);
@@ -126,7 +126,7 @@ proptest! {
             match update.data.as_ref().unwrap() {
                 Data::Quote(quote) => {
                     let (bid, ask) = (mils(quote.bid.unwrap()).unwrap(), mils(quote.ask.unwrap()).unwrap());
-                    let (low, high) = rules.limits(mils(quote.close.unwrap()).unwrap());
+                    let (low, high) = rules.limits(listing.limits(index), mils(quote.close.unwrap()).unwrap());
                     prop_assert!(low <= bid && bid < ask && ask <= high);
                     prop_assert!(rules.on_grid(bid) && rules.on_grid(ask));
                     prop_assert!(quote.bid_size.unwrap().mantissa > 0 && quote.ask_size.unwrap().mantissa > 0);
@@ -140,7 +140,7 @@ proptest! {
                     prop_assert_eq!((Some(book.asks[0].price), Some(book.asks[0].size)), (quote.ask, quote.ask_size));
                     prop_assert!(book.bids.windows(2).all(|w| w[0].price > w[1].price) && book.bids.len() <= 10);
                     prop_assert!(book.asks.windows(2).all(|w| w[0].price < w[1].price) && book.asks.len() <= 10);
-                    let (low, high) = rules.limits(mils(quote.close.unwrap()).unwrap());
+                    let (low, high) = rules.limits(listing.limits(index), mils(quote.close.unwrap()).unwrap());
                     for level in book.bids.iter().chain(&book.asks) {
                         let price = mils(level.price).unwrap();
                         prop_assert!(rules.on_grid(price) && low <= price && price <= high && level.size.mantissa > 0);

@@ -8,5 +8,6 @@ mod client;
 mod handshakes;
 mod limits;
 mod market;
+mod operators;
 mod process;
 mod trading;

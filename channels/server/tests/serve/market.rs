@@ -164,7 +164,9 @@ fn a_rate_folds_updates_together_and_says_which() {
 fn a_filter_leaves_only_the_fields_asked_for() {
     let server = Server::simulated("EGX", &recent_anchor(), FAST);
     let mut client = Client::user(&server, "u");
-    let fields = |names: &[&str]| Some(Filters { fields: names.iter().map(|n| (*n).to_owned()).collect() });
+    let fields = |names: &[&str]| {
+        Some(Filters { fields: names.iter().map(|n| (*n).to_owned()).collect(), ..Filters::default() })
+    };
     client.subscribe(Subscribe { filters: fields(&["bid", "last"]), ..subscribe("market_data", "EGX", &["COMI"]) });
     for _ in 0..5 {
         let Some(Data::Quote(quote)) = client.next_update().data else { panic!("a quote") };
@@ -276,7 +278,7 @@ fn every_request_with_an_id_gets_exactly_one_answer() {
 #[test]
 fn a_closed_market_takes_subscriptions_and_says_when_it_opens() {
     // The same exchange with no holiday list and a session on every day but today's and its neighbours'.
-    let data = include_str!("../../data/egx.json")
+    let data = include_str!("../../../data/egx.json")
         .replace(r#""valid_from": "2021-09-05""#, r#""valid_from": "2199-01-01""#)
         .replace(r#""valid_from": "2022-04-02""#, r#""valid_from": "2199-01-01""#);
     let data = TempFile::new("closed.json", &data);
@@ -284,7 +286,9 @@ fn a_closed_market_takes_subscriptions_and_says_when_it_opens() {
     let mut client = Client::user(&server, "u");
     let answer = client.subscribe(subscribe("market_data", "EGX", &["COMI"]));
     assert_eq!(answer.accepted[0].seq, 1);
-    assert!(client.next_update().snapshot);
+    let snapshot = client.next_update();
+    assert_eq!((snapshot.snapshot, snapshot.phase.as_deref()), (true, Some("closed")));
+    assert_eq!(answer.market.unwrap().phase, "closed");
     client.subscribe(subscribe("market_status", "EGX", &[]));
     let Event::MarketStatus(status) = client.next() else { panic!("the phase") };
     assert_eq!((status.phase.as_str(), status.source.as_str()), ("closed", "calendar"));
@@ -300,22 +304,23 @@ fn the_end_of_an_auction_is_told_and_begins_the_trading() {
     let hours_to_noon = 12 - (now / 3600 % 24) as i64;
     let end = 12 * 3600 + now % 3600 + 4;
     let end = format!("{:02}:{:02}:{:02}", end / 3600, end / 60 % 60, end % 60);
-    let phases = format!(
-        r#""phases": [{{"phase": "pre_open", "local_name": "a", "start": "11:00", "end": "{end}"}},
-           {{"phase": "continuous", "local_name": "b", "start": "{end}", "end": "23:00"}}]}}"#
-    );
+    let mut data: serde_json::Value = serde_json::from_str(include_str!("../../../data/egx.json")).unwrap();
+    let calendar = &mut data["calendar"];
     // Etc zones have the sign of their distance to UTC reversed.
-    let data = include_str!("../../data/egx.json")
-        .replace(
-            "Africa/Cairo",
-            &format!("Etc/GMT{}{}", if hours_to_noon > 0 { "-" } else { "+" }, hours_to_noon.abs()),
-        )
-        .replace(r#""date": "20"#, r#""date": "19"#)
-        .replace(r#""ramadan", "enabled": true"#, r#""ramadan", "enabled": false"#)
-        .replace(r#""thursday"]"#, r#""thursday", "friday", "saturday"]"#);
-    let (head, rest) = data.split_once(r#""phases": ["#).unwrap();
-    let (_, tail) = rest.split_once("]}").unwrap();
-    let data = TempFile::new("auction.json", &format!("{head}{phases}{tail}"));
+    let sign = if hours_to_noon > 0 { "-" } else { "+" };
+    calendar["timezone"] = format!("Etc/GMT{sign}{}", hours_to_noon.abs()).into();
+    calendar["holidays"] = serde_json::json!([]);
+    let mut normal = calendar["schedules"][1].clone();
+    normal["weekdays"] =
+        serde_json::json!(["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"]);
+    let phase = |phase: &str, start: &str, end: &str| {
+        let mut slot = normal["phases"][1].clone();
+        (slot["phase"], slot["start"], slot["end"]) = (phase.into(), start.into(), end.into());
+        slot
+    };
+    normal["phases"] = serde_json::json!([phase("pre_open", "11:00:00", &end), phase("continuous", &end, "23:00:00")]);
+    calendar["schedules"] = serde_json::json!([normal]);
+    let data = TempFile::new("auction.json", &data.to_string());
     let server = Server::start(&["--exchange", "EGX", "--data", data.path(), "--updates-per-second", "500"]);
     let mut client = Client::open(&server, Encoding::Json, r#"{"sub":"u"}"#);
     let Event::Welcome(welcome) = client.next() else { panic!("welcome first") };

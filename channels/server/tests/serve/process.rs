@@ -14,6 +14,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: String,
+    /// Where operators talk to it, if it was asked to listen for them.
+    pub(crate) admin: Option<String>,
     /// Lines of its log.
     log: Receiver<String>,
 }
@@ -32,12 +34,18 @@ impl Server {
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|line| drop(lines.send(line))));
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let mut admin = String::new();
+        if arguments.contains(&"--admin") {
+            stdout.read_line(&mut admin).unwrap();
+        }
         let Some(address) = line.trim().strip_prefix("listening on ") else {
             let _ = child.kill();
             panic!("no address but {line:?}; log: {:?}", log.iter().collect::<Vec<_>>());
         };
-        Self { address: address.to_owned(), child, log }
+        let admin = admin.trim().strip_prefix("admin on ").map(str::to_owned);
+        Self { address: address.to_owned(), admin, child, log }
     }
 
     /// A simulation that trades always, from a fixed instant.
@@ -78,7 +86,18 @@ impl Server {
 
     /// The raw answer to raw bytes, read to its end.
     pub(crate) fn raw(&self, request: &str) -> String {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
+        Self::raw_at(&self.address, request)
+    }
+
+    /// An operator's request; the raw answer.
+    pub(crate) fn operate(&self, method: &str, path: &str, token: &str, body: &str) -> String {
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n");
+        Self::raw_at(self.admin.as_ref().unwrap(), &format!("{head}Content-Length: {length}\r\n\r\n{body}"))
+    }
+
+    fn raw_at(address: &str, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         // A server that refuses early may close before everything is written.
         let _ = stream.write_all(request.as_bytes());

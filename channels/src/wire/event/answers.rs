@@ -155,6 +155,10 @@ record! {
         #[prost(message, repeated, tag = "4")]
         #[serde(default)]
         refused: Vec<Refused>,
+        /// The market, while it is not in continuous trading: its phase, and when it next opens.
+        #[prost(message, optional, tag = "5")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        market: Option<Market>,
     }
 }
 

@@ -132,10 +132,26 @@ record! {
         #[prost(string, optional, tag = "4")]
         #[serde(default, skip_serializing_if = "Option::is_none")]
         symbol: Option<String>,
-        /// The subscription it belongs to.
+        /// The subscription it belongs to; absent when every session is told.
         #[prost(string, optional, tag = "5")]
         #[serde(default, skip_serializing_if = "Option::is_none")]
         subscription: Option<String>,
+        /// When it was said.
+        #[prost(int64, optional, tag = "6")]
+        #[serde(default, with = "nanos_option", skip_serializing_if = "Option::is_none")]
+        time: Option<i64>,
+    }
+}
+
+record! {
+    /// Who says otherwise of a phase.
+    Conflict {
+        /// `calendar` or `upstream`.
+        #[prost(string, tag = "1")]
+        source: String,
+        /// The phase that it says.
+        #[prost(string, tag = "2")]
+        phase: String,
     }
 }
 
@@ -163,6 +179,26 @@ record! {
         #[prost(string, optional, tag = "6")]
         #[serde(default, skip_serializing_if = "Option::is_none")]
         subscription: Option<String>,
+        /// When continuous trading next begins, unless it is on.
+        #[prost(int64, optional, tag = "7")]
+        #[serde(default, with = "nanos_option", skip_serializing_if = "Option::is_none")]
+        next_open: Option<i64>,
+        /// When the phase may end at the earliest, where its end is random; `next` is the latest.
+        #[prost(int64, optional, tag = "8")]
+        #[serde(default, with = "nanos_option", skip_serializing_if = "Option::is_none")]
+        ends_from: Option<i64>,
+        /// How sure the calendar is, where it is the source: `high`, `medium` or `low`.
+        #[prost(string, optional, tag = "9")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certainty: Option<String>,
+        /// Why, for people: a holiday's name, an operator's words.
+        #[prost(string, optional, tag = "10")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Who says otherwise.
+        #[prost(message, repeated, tag = "11")]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        conflicts: Vec<Conflict>,
     }
 }
 

@@ -207,6 +207,9 @@ pub struct Update {
     /// The compliance verdict.
     #[prost(message, optional, tag = "9")]
     pub metadata: Option<Metadata>,
+    /// On a snapshot taken outside continuous trading: the phase, such as `closed`.
+    #[prost(string, optional, tag = "14")]
+    pub phase: Option<String>,
     /// What happened.
     #[prost(oneof = "Data", tags = "10, 11, 12, 13")]
     pub data: Option<Data>,
@@ -226,6 +229,9 @@ impl Serialize for Update {
         }
         map.serialize_entry("seq", &self.seq)?;
         map.serialize_entry("snapshot", &self.snapshot)?;
+        if let Some(phase) = &self.phase {
+            map.serialize_entry("phase", phase)?;
+        }
         map.serialize_entry("time", &Timestamp(self.time))?;
         match &self.data {
             Some(Data::Quote(data)) => map.serialize_entry("data", data)?,
@@ -257,6 +263,7 @@ struct UpdateJson<'a> {
     #[serde(default, with = "nanos")]
     time: i64,
     metadata: Option<Metadata>,
+    phase: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -284,6 +291,7 @@ impl Update {
             snapshot: json.snapshot,
             time: json.time,
             metadata: json.metadata,
+            phase: json.phase,
             data,
         })
     }
