@@ -168,6 +168,7 @@ impl Field {
             (Kind::MarketStatus, 1) => (Self::Exchange, false),
             (Kind::MarketStatus, 5) => (Self::Symbol, false),
             (Kind::MarketStatus, 6) => (Self::Subscription, false),
+            (Kind::MarketStatus, 10) => (Self::Reason, false),
             (Kind::Gap, 1) => (Self::Subscription, false),
             (Kind::Gap, 2) => (Self::Symbol, false),
             (Kind::Gap, 5) => (Self::Exchange, false),

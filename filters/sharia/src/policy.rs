@@ -169,7 +169,8 @@ impl Sharia {
             Kind::Gap => self.named(memory, message, now),
             Kind::MarketStatus if message.symbol().is_some() => self.named(memory, message, now),
             Kind::Alert if message.symbol().is_some() => self.named(memory, message, now),
-            Kind::Alert if self.names_refused(memory, message, None, now) => Verdict::Drop,
+            // Words for people, an operator's among them: they must not speak of a refused instrument either.
+            Kind::Alert | Kind::MarketStatus if self.names_refused(memory, message, None, now) => Verdict::Drop,
             Kind::Error => {
                 memory.answered(message.id());
                 self.redact(memory, message, now);

@@ -250,13 +250,18 @@ fn the_welcome_names_the_list_that_screens() {
 
 #[test]
 fn texts_that_name_a_refused_instrument_do_not_leave() {
-    let mut session = screened(Encoding::Json);
+    [Encoding::Json, Encoding::Proto].into_iter().for_each(texts_are_read);
+}
+
+fn texts_are_read(encoding: Encoding) {
+    let mut session = screened(encoding);
     let out = session.down(&[
         event(r#"{"type":"alert","code":"x","reason":"EAST halted at 12.30"}"#),
         event(r#"{"type":"alert","code":"x","reason":"ABUK halted","exchange":"EGX","symbol":"ABUK"}"#),
         event(r#"{"type":"alert","code":"x","reason":"halted","exchange":"EGX","symbol":"EAST"}"#),
         event(r#"{"type":"market_status","exchange":"EGX","symbol":"EAST","phase":"halted","source":"upstream"}"#),
         event(r#"{"type":"market_status","exchange":"EGX","phase":"continuous","source":"calendar"}"#),
+        event(r#"{"type":"market_status","exchange":"EGX","phase":"halted","source":"operator","reason":"EAST fell"}"#),
         event(r#"{"type":"gap","subscription":"s1","exchange":"EGX","symbol":"EAST","from_seq":1,"to_seq":2}"#),
         event(r#"{"type":"error","id":3,"code":"order.rejected","reason":"EAST is limited to 12.30"}"#),
         event(r#"{"type":"error","id":4,"code":"order.rejected","reason":"ABUK is limited to 12.30"}"#),
