@@ -35,11 +35,13 @@ deny: ## licences, advisories and sources of every dependency (needs cargo-deny)
 	else echo "deny: skipped: cargo-deny is not installed (cargo install --locked cargo-deny)"; fi
 
 bench: ## memory, connect time and CPU per message, beside HAProxy, nginx and Envoy
-	@scripts/setup build wasm bench
-	cargo bench $(LOCKED) -p bawaba-tests --bench edge
+	@scripts/setup build wasm envoy bench
+	@scripts/bench
 
 bench-filters: filters ## cost of each filter per message, in our host
-	cargo bench $(LOCKED) -p bawaba-filter-host
+	for filter in license quota sharia; do \
+	    cargo bench $(LOCKED) -p bawaba-filter-host --bench callbacks -- $(CURDIR)/target/filters/$$filter.wasm || exit 1; \
+	done
 
 clean: ## remove everything that was built or fetched
 	cargo clean
