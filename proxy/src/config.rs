@@ -16,9 +16,9 @@ mod redacted;
 pub mod source;
 
 pub use filter::{Canary, Filter, OnFailure, Scope, Shadow, Variant};
-pub use load::load;
 #[cfg(test)]
 pub(crate) use load::load_source;
+pub use load::{Loaded, load};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -62,7 +62,7 @@ pub struct Edge {
     pub workers: usize,
     /// The edge's name towards channel servers and in logs.
     pub name: String,
-    /// `json` or `text`.
+    /// `json` or `text`; the environment's `BAWABA_LOG_FORMAT` comes before it.
     pub log_format: String,
     /// On SIGTERM: how long open sessions are closed in a paced way before the process ends.
     #[serde(with = "duration")]

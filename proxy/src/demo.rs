@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let tokens = [unscreened(), screened()].map(|claims| token::sign_hs256(&claims, secret.as_bytes()));
     let [plain, screened] = tokens;
     let (plain, screened) = (plain?, screened?);
-    serve::run(&file, |addresses| {
+    serve::run(&file, serve::load(&file)?, |addresses| {
         SERVES.store(true, Ordering::Relaxed);
         print_guide(addresses, &program, &plain, &screened, &backstage, &endpoints);
     })

@@ -136,14 +136,14 @@ enum PolicyCommand {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Serve { file } => {
-            log_to_stderr("info");
-            serve::run(&file, |_| {})
-        }
+        Command::Serve { file } => serve::load(&file).and_then(|loaded| {
+            log_to_stderr("info", &loaded.config.edge.log_format);
+            serve::run(&file, loaded, |_| {})
+        }),
         Command::Check { file, envoy: true } => return linted(&file),
         Command::Check { file, envoy: false } => return checked(&file),
         Command::Demo(arguments) => {
-            log_to_stderr("warn");
+            log_to_stderr("warn", "text");
             demo::run(&arguments)
         }
         Command::Token(command) => token::run(&command),
@@ -160,16 +160,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// The generation that the files alone make: what an operator chose over them is the running edge's.
+fn built(config: config::Config) -> anyhow::Result<generation::Generation> {
+    let config = std::sync::Arc::new(config);
+    let sources = sources::resolve(&config, &store::Store::open(None, 1)?)?;
+    Ok(generation::Generation::build(config, &sources, None)?)
+}
+
 #[expect(clippy::print_stdout, reason = "what the command is for")]
 fn explained(command: PolicyCommand) -> anyhow::Result<()> {
     let PolicyCommand::Explain { config, user, tenant, claims, exchange, symbol, channel, route, json } = command;
-    let loaded = config::load(&config).map_err(|problems| {
-        anyhow::anyhow!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
-    let config = std::sync::Arc::new(loaded.config);
-    // The files alone: what an operator chose over them is the running edge's.
-    let sources = sources::resolve(&config, &store::Store::open(None, 1)?)?;
-    let generation = generation::Generation::build(config, &sources, None)?;
+    let generation = built(serve::load(&config)?.config)?;
     let more = claims.as_deref().map(serde_json::from_str).transpose()?;
     let claims = explain::Question::claims_of(&user, tenant.as_deref(), more);
     let question = explain::Question { claims, exchange, symbol, channel, route };
@@ -187,11 +188,12 @@ fn watch(arguments: &connect::Arguments) -> anyhow::Result<()> {
     Ok(runtime.block_on(connect::run(arguments))?)
 }
 
-/// Facts for machines and people, on standard error; `BAWABA_LOG` says how much (`info`, `bawaba=debug`, …).
-fn log_to_stderr(default: &str) {
+/// Facts for machines and people, on standard error; `BAWABA_LOG` says how much (`info`, `bawaba=debug`, …), and
+/// `BAWABA_LOG_FORMAT` in which format (`json`, `text`), where it shall differ from the configuration's.
+fn log_to_stderr(level: &str, format: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BAWABA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let json = std::env::var_os("BAWABA_LOG_FORMAT").is_some_and(|format| format == "json");
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let json = std::env::var("BAWABA_LOG_FORMAT").map_or(format == "json", |wanted| wanted == "json");
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json { builder.json().init() } else { builder.init() }
 }
@@ -203,8 +205,8 @@ fn say_error(text: &str) {
 
 #[expect(clippy::print_stdout, reason = "what the command is for")]
 fn checked(file: &std::path::Path) -> ExitCode {
-    let problems = match config::load(file) {
-        Ok(loaded) => loaded.warnings,
+    let loaded = match config::load(file) {
+        Ok(loaded) => loaded,
         Err(problems) => {
             for problem in &problems {
                 println!("{problem}");
@@ -212,17 +214,11 @@ fn checked(file: &std::path::Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    for warning in &problems {
+    for warning in &loaded.warnings {
         println!("{warning}");
     }
     // What only building it can show: modules that load, settings that filters take, keys that can be read.
-    let built = config::load(file).map_err(|_| anyhow::anyhow!("the file changed meanwhile")).and_then(|loaded| {
-        let config = std::sync::Arc::new(loaded.config);
-        // The files alone: what an operator chose over them is the running edge's.
-        let sources = sources::resolve(&config, &store::Store::open(None, 1)?)?;
-        Ok(generation::Generation::build(config, &sources, None)?)
-    });
-    match built {
+    match built(loaded.config) {
         Ok(generation) => {
             let (routes, filters) = (generation.routes.len(), generation.filters.len());
             println!("{}: right: {routes} routes, {filters} filters", file.display());

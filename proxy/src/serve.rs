@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use pingora_core::server::ShutdownSignalWatch as _;
 use tokio::sync::watch;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
 use crate::drain::DrainOnTerminate;
 use crate::identity::{Identity, Verifier};
 use crate::limits::Limiter;
@@ -32,15 +32,17 @@ pub struct Addresses {
     pub admin: Option<String>,
 }
 
-/// Runs the edge of `file` until it is told to end. `started` is called once everything is bound.
-pub fn run(file: &Path, started: impl FnOnce(&Addresses)) -> anyhow::Result<()> {
-    let loaded = match config::load(file) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            bail!("{}", all.join("\n"));
-        }
-    };
+/// The configuration in `file`; the error is everything that is wrong with it.
+pub fn load(file: &Path) -> anyhow::Result<Loaded> {
+    config::load(file).map_err(|problems| {
+        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", all.join("\n"))
+    })
+}
+
+/// Runs the edge of `file`, which holds what was `loaded`, until it is told to end. `started` is called once everything
+/// is bound.
+pub fn run(file: &Path, loaded: Loaded, started: impl FnOnce(&Addresses)) -> anyhow::Result<()> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

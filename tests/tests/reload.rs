@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::net::SocketAddr;
+use std::process::Command;
 
 use bawaba_tests::client::Client;
 use bawaba_tests::keys::Keys;
-use bawaba_tests::place::Scratch;
+use bawaba_tests::place::{Scratch, binary};
+use bawaba_tests::process::Process;
 use bawaba_tests::stack::{ChannelServer, Edge, edge_config, set};
 use bawaba_tests::{PATIENCE, by, http, until};
 use serde_json::{Value, json};
@@ -176,12 +178,27 @@ fn a_broken_configuration_changes_nothing_but_a_metric_and_the_log() {
     for (failures, (law, config)) in (1..).zip(table) {
         running.edge.reload(&running.scratch, &config);
         until(law, by(PATIENCE), || {
-            running.edge.metric("bawaba_generation_failures_total").filter(|count| *count >= f64::from(failures))
+            let counted = running.edge.metric("bawaba_generation_failures_total")? >= f64::from(failures);
+            let told = running.edge.process.output().matches("the one in force stays").count() >= failures as usize;
+            (counted && told).then_some(())
         });
-        assert!(running.edge.process.output().matches("the one in force stays").count() >= failures as usize, "{law}");
         assert_eq!(running.generation(), 1.0, "{law}");
         in_sequence(&mut client, &mut place, 1);
     }
     let mut newcomer = running.user("omar");
     assert_eq!(newcomer.request(subscribe(1, "EGX", "market_data", &["TMGH"]))["type"], "subscribed");
+}
+
+#[test]
+fn the_log_has_the_format_that_the_configuration_names() {
+    let (keys, scratch) = (Keys::generate(), Scratch::new());
+    let mut config = edge_config(&scratch, &keys, &[], &[("EGX", &[([127, 0, 0, 1], 9).into()])]);
+    set(&mut config, "edge.log_format", "json");
+    let file = scratch.write("edge.toml", config.to_string());
+    let process = Process::spawn("bawaba", Command::new(binary("bawaba")).arg("serve").arg(file));
+    let line: Value = process.line("saying where it listens", by(PATIENCE), |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["fields"]["message"] == "listening").then_some(line)
+    });
+    assert_eq!(line["level"], "INFO", "{line}");
 }
