@@ -33,7 +33,7 @@ fn build(directory: &Path) {
         return;
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root()).args(["build", "--quiet", "-p", "bawaba", "-p", "bawaba-channel", "--bins"]);
+    cargo.current_dir(root()).args(["build", "--quiet", "--workspace", "--bins"]);
     if directory.ends_with("release") {
         cargo.arg("--release");
     }
