@@ -53,6 +53,15 @@ pub enum DataError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// Something is wrong with this rule of the screening filter.
+    Rule {
+        /// Id of the rule.
+        id: String,
+        /// Which part of it.
+        part: &'static str,
+        /// What is wrong, and what to write instead.
+        problem: &'static str,
+    },
     /// Something is wrong with the licence tiers.
     Tiers {
         /// The tier, feature or channel.
@@ -84,6 +93,7 @@ impl fmt::Display for DataError {
             }
             Self::License { id, problem } => write!(f, "licence {id:?}: {problem}"),
             Self::Standard { id, problem } => write!(f, "screening standard {id:?}: {problem}"),
+            Self::Rule { id, part, problem } => write!(f, "rule {id:?}, {part}: {problem}"),
             Self::Tiers { name, problem } => write!(f, "licence tiers, {name:?}: {problem}"),
         }
     }

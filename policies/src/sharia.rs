@@ -31,15 +31,17 @@ mod evaluation;
 mod list;
 mod ratio;
 mod register;
+mod rules;
 mod screening;
 mod standard;
 mod verdict;
 
 pub use amount::{Amount, Percent};
 pub use evaluation::{Company, Evaluation};
-pub use list::{Board, Entry, List, Removal, Status};
+pub use list::{Board, Entry, List, Removal, Security, Status};
 pub use ratio::{Assessment, Held, Past, Standing, assess};
 pub use register::{Base, Register, Settings};
+pub use rules::{Action, Decided, Decision, Field, Fields, Match, RuleSet, RuleSettings, Subject};
 pub use screening::{BOARDS_MAX, Mode, Rule, Screened, Screening};
 pub use standard::{Activity, Averaging, Fundamentals, Hysteresis, Item, Limit, Operator, Screen, Standard, Whole};
 pub use verdict::{Annotation, Finding, Level, Outcome, Verdict};
@@ -70,11 +72,12 @@ pub fn judge<'a>(
         Found::Unknown => return Verdict::refused(mode, Outcome::UnknownInstrument, now),
         Found::Ambiguous => return Verdict::refused(mode, Outcome::AmbiguousInstrument, now),
     };
-    if barred(register.directory().kind(id)) {
-        return Verdict::refused(mode, Outcome::Barred, now);
+    let kind = register.directory().kind(id);
+    if barred(kind) {
+        return Verdict::refused(mode, Outcome::Barred, now).of(kind);
     }
     let findings: Vec<Finding<'a>> = screened.boards().iter().map(|board| register.finding(board, id, now)).collect();
-    Verdict::join(screened, findings, now)
+    Verdict::join(screened, findings, now).of(kind)
 }
 
 /// How an order would be carried out, as far as screening cares.

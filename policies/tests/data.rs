@@ -134,9 +134,9 @@ fn the_launch_list_is_the_33_of_june_2024_and_ended_with_the_first_review() {
     let markets: Vec<Market> = files("instruments");
     let egx = markets.iter().find(|market| market.exchange == "EGX").unwrap();
     for entry in &list.entries {
-        let symbol = entry.symbol.as_deref().unwrap();
+        let symbol = entry.security.symbol.as_deref().unwrap();
         let row = egx.instruments.iter().find(|row| row.symbol == symbol).expect(symbol);
-        assert_eq!(row.isin, entry.isin, "{symbol}");
+        assert_eq!(row.isin, entry.security.isin, "{symbol}");
     }
 }
 
@@ -192,6 +192,10 @@ fn data_that_is_not_in_order_is_refused_whole_and_says_why() {
     refused(settings(list("entries", json!([{ "symbol": "COMI", "status": "compliant" }]))), "exchange and symbol");
     refused(settings(list("entries", json!([{ "isin": "EGS60121C019", "status": "compliant" }]))), "check digit");
     refused(settings(list("entries", json!([{ "isin": "EGS60121C018", "status": "halal" }]))), "unknown variant");
+    refused(
+        settings(list("entries", json!([{ "isin": "EGS60121C018", "status": "compliant", "ticker": "COMI" }]))),
+        "unknown field",
+    );
     let elsewhere = json!([{ "exchange": "ADX", "symbol": "COMI", "status": "compliant" }]);
     refused(settings(list("entries", elsewhere)), "does not speak about");
     refused(settings(|all| all["historical"] = json!(["b@2024-01-01"])), "no list of that id is loaded");

@@ -4,7 +4,7 @@
 
 use bawaba_policies::instrument::{Instrument, Market};
 use bawaba_policies::sharia::{
-    self, Base, Board, Entry, List, Mode, Register, Rule, Screening, Settings, Status, Verdict,
+    self, Base, Board, Entry, List, Mode, Register, Rule, Screening, Security, Settings, Status, Verdict,
 };
 use bawaba_policies::{AssetType, InstrumentRef, UnixNanos};
 use proptest::prelude::*;
@@ -95,9 +95,7 @@ fn register(editions: &[Edition]) -> Register {
     let list = |edition: &Edition| {
         let entry = |(symbol, status): (&&str, &Option<Status>)| {
             Some(Entry {
-                isin: None,
-                exchange: Some("EGX".into()),
-                symbol: Some((*symbol).into()),
+                security: Security { isin: None, exchange: Some("EGX".into()), symbol: Some((*symbol).into()) },
                 status: (*status)?,
                 purification: None,
                 note: None,
@@ -112,6 +110,7 @@ fn register(editions: &[Edition]) -> Register {
             effective_from: day(edition.from),
             effective_to: end.filter(|_| !edition.open_ended),
             review_by: end.filter(|_| edition.open_ended),
+            standard: None,
             description: None,
             source: "synthetic".into(),
             confidence: bawaba_policies::instrument::Confidence::Low,
@@ -131,6 +130,7 @@ fn register(editions: &[Edition]) -> Register {
         evaluations: Vec::new(),
         removals: Vec::new(),
         checksums_required: false,
+        rules: Vec::new(),
         historical: editions.iter().filter(|edition| edition.historical).map(id).collect(),
     })
     .unwrap()

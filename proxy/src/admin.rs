@@ -151,7 +151,7 @@ impl Admin {
         let asked = format!("{path}?{query}");
         let answer = tokio::task::spawn_blocking(move || {
             usage.flush(USAGE_WITHIN);
-            crate::usage::command::answer(&usage.ledger, &usage.time_zone, &asked)
+            crate::usage::command::answer(&usage.ledger, &usage.time_zone, &asked, Some(crate::usage::unix_nanos()))
         });
         match answer.await {
             Ok(Ok(body)) => text(StatusCode::OK, &body),
@@ -216,6 +216,9 @@ impl Admin {
         metrics.generation_failures.inc_by(behind);
         let mut body = metrics.text();
         crate::metrics::write_counted(&mut body, &door.workers.counted());
+        if let Some(usage) = &door.shared.usage {
+            crate::metrics::write_usage(&mut body, usage);
+        }
         crate::metrics::write_filters(&mut body, &door.shared.generation());
         crate::metrics::write_shadows(&mut body, &door.shared.generation());
         page(StatusCode::OK, "text/plain; version=0.0.4", body)

@@ -18,6 +18,9 @@ pub const SECRET_BYTES_MIN: usize = 32;
 /// Earlier revisions of a filter that may be kept: at 16 MiB a module, a gibibyte.
 const REVISIONS_KEPT_MAX: u32 = 64;
 
+/// Fewest usage records that may wait: a session, its products and subscriptions.
+const USAGE_QUEUE_MIN: u32 = 16;
+
 macro_rules! at {
     ($($step:expr),* $(,)?) => { &[$(Step::from($step)),*] };
 }
@@ -40,6 +43,7 @@ pub fn check(config: &Config, source: &Source) -> Vec<Problem> {
     checker.limits();
     checker.timeouts();
     checker.sticky();
+    checker.usage();
     for (name, cluster) in &config.cluster {
         checker.cluster(name, cluster);
     }
@@ -105,6 +109,23 @@ impl Checker<'_> {
             self.error(
                 at!["edge", "revisions_kept_max"],
                 format!("revisions_kept_max must lie between 1 and {REVISIONS_KEPT_MAX}"),
+            );
+        }
+    }
+
+    fn usage(&mut self) {
+        let Some(usage) = &self.config.usage else { return };
+        if jiff::tz::TimeZone::get(&usage.time_zone).is_err() {
+            self.error_with(
+                at!["usage", "time_zone"],
+                format!("no time zone is called \"{}\"", usage.time_zone),
+                "write an IANA name such as \"Africa/Cairo\" or \"Asia/Dubai\"",
+            );
+        }
+        if usage.queue_max < USAGE_QUEUE_MIN {
+            self.error(
+                at!["usage", "queue_max"],
+                format!("queue_max must be at least {USAGE_QUEUE_MIN}: a session writes several records"),
             );
         }
     }

@@ -126,6 +126,9 @@ fn said(mut answer: Value, at: &str, refused: &Value) -> Value {
     answer["at"] = at.into();
     answer["code"] = refused["code"].clone();
     answer["why"] = refused["reason"].clone();
+    if refused["metadata"].is_object() {
+        answer["metadata"] = refused["metadata"].clone();
+    }
     answer
 }
 

@@ -2,11 +2,13 @@
 //! never from users, symbols, channels or anything else that the network can choose.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::counters::Counted;
 use crate::generation::Generation;
 use crate::sources::Role;
 use crate::store::{self, How};
+use crate::usage::Usage;
 use bawaba_channels::close::CloseCode;
 use bawaba_channels::reason::Reason;
 use prometheus::{
@@ -250,6 +252,20 @@ pub fn write_counted(out: &mut Vec<u8>, counted: &Counted) {
         head(out, name, help, "counter");
         out.extend_from_slice(format!("{name} {value}\n").as_bytes());
     }
+}
+
+/// What became of usage records.
+pub fn write_usage(out: &mut Vec<u8>, usage: &Usage) {
+    let (written, waiting) = usage.written();
+    let name = "bawaba_usage_records_total";
+    head(out, name, "Usage records: on disk, without room in the queue, or not written for an error.", "counter");
+    for (outcome, count) in [("written", &written.records), ("lost", &written.lost), ("failed", &written.failed)] {
+        let count = count.load(Ordering::Relaxed);
+        out.extend_from_slice(format!("{name}{{outcome=\"{outcome}\"}} {count}\n").as_bytes());
+    }
+    let name = "bawaba_usage_records_waiting";
+    head(out, name, "Usage records that wait to be written.", "gauge");
+    out.extend_from_slice(format!("{name} {waiting}\n").as_bytes());
 }
 
 fn head(out: &mut Vec<u8>, name: &str, help: &str, kind: &str) {

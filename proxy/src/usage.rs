@@ -13,10 +13,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 pub mod command;
+mod door;
 pub mod ledger;
 pub mod report;
 
 use crate::context::ConnectionContext;
+use door::Door;
+pub use door::Who;
 use ledger::Ledger;
 
 /// Records of one transaction: a few milliseconds of writing.
@@ -138,6 +141,8 @@ const fn is_zero(count: &u64) -> bool {
 pub struct Usage {
     queue: SyncSender<Record>,
     lost: Arc<AtomicU64>,
+    written: Arc<Written>,
+    door: Door,
     waiting: Arc<AtomicU64>,
     queue_max: u64,
     when_full: WhenFull,
@@ -147,7 +152,30 @@ pub struct Usage {
     pub time_zone: String,
 }
 
+/// What became of records, since the start.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// On disk.
+    pub records: AtomicU64,
+    /// Found no room, and are counted in the ledger only.
+    pub lost: AtomicU64,
+    /// Could not be written, and are counted in the ledger once it can be.
+    pub failed: AtomicU64,
+}
+
 impl Usage {
+    /// What became of records, and how many wait.
+    pub fn written(&self) -> (&Written, u64) {
+        (&self.written, self.waiting.load(Ordering::Relaxed))
+    }
+
+    /// A request was refused before it was anybody's session; see [`Door`].
+    pub fn turned_away(&self, who: Who, reason: &'static str) {
+        for record in self.door.note(who, reason, unix_nanos()) {
+            self.record(record);
+        }
+    }
+
     /// Opens the ledger and starts its writer.
     pub fn start(settings: &Settings) -> Result<Arc<Self>, String> {
         let ledger = Arc::new(Ledger::open(&settings.file)?);
@@ -155,13 +183,16 @@ impl Usage {
         let usage = Arc::new(Self {
             queue,
             lost: Arc::default(),
+            written: Arc::default(),
+            door: Door::default(),
             waiting: Arc::default(),
             queue_max: u64::from(settings.queue_max.max(1)),
             when_full: settings.when_full,
             ledger: Arc::clone(&ledger),
             time_zone: settings.time_zone.clone(),
         });
-        let (lost, waiting) = (Arc::clone(&usage.lost), Arc::clone(&usage.waiting));
+        let (lost, waiting, written) =
+            (Arc::clone(&usage.lost), Arc::clone(&usage.waiting), Arc::clone(&usage.written));
         let writer = move || {
             let mut batch = vec![Record { kind: Some(Kind::Start), at: unix_nanos(), ..Record::default() }];
             let mut queued = 0;
@@ -183,9 +214,14 @@ impl Usage {
                         ..Record::default()
                     });
                 }
-                if let Err(error) = ledger.append(&batch) {
-                    tracing::error!(%error, records = batch.len(), "usage records cannot be written");
-                    lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                let count = batch.len() as u64;
+                match ledger.append(&batch) {
+                    Ok(()) => drop(written.records.fetch_add(count, Ordering::Relaxed)),
+                    Err(error) => {
+                        tracing::error!(%error, records = count, "usage records cannot be written");
+                        lost.fetch_add(count, Ordering::Relaxed);
+                        written.failed.fetch_add(count, Ordering::Relaxed);
+                    }
                 }
                 batch.clear();
                 waiting.fetch_sub(std::mem::take(&mut queued), Ordering::Release);
@@ -213,6 +249,7 @@ impl Usage {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.written.lost.fetch_add(1, Ordering::Relaxed);
                 if self.lost.fetch_add(1, Ordering::Relaxed) == 0 {
                     tracing::error!(
                         "usage records come faster than they can be written: some are missing, and counted"
@@ -249,6 +286,9 @@ impl Usage {
 
     /// Waits until everything so far is on disk, at most this long.
     pub fn flush(&self, within: Duration) {
+        for record in self.door.settle() {
+            self.record(record);
+        }
         let until = Instant::now() + within;
         while self.waiting.load(Ordering::Acquire) > 0 && Instant::now() < until {
             std::thread::park_timeout(GATHER / 4);

@@ -32,11 +32,12 @@ mod stamp;
 pub mod stream;
 pub mod trial;
 
+pub use bawaba_channels::wire::Metadata;
 pub use cells::SharedData;
 pub use host::{Delay, Grant, Host};
 pub use kind::Kind;
 pub use limits::{Limits, configure};
-pub use message::{Message, Metadata, PreparedMetadata};
+pub use message::{Message, PreparedMetadata};
 pub use policy::{End, Policy, Refusal, Verdict, reason_of};
 pub use session::{Audience, Session, restrict};
 

@@ -16,25 +16,9 @@ use crate::proto;
 use crate::stamp::Stamp;
 
 mod edit;
+mod redact;
 
-/// The compliance verdict that travels with an update (`docs/protocol.md`).
-///
-/// [`Metadata::prepare`] it once where the same verdict is set on many updates.
-#[derive(Clone, Copy, Debug)]
-pub struct Metadata<'m> {
-    /// Whether the boards allow the instrument.
-    pub compliant: bool,
-    /// The board or boards that judged.
-    pub board: &'m str,
-    /// `strict`, `moderate` or `flexible`.
-    pub level: &'m str,
-    /// How the verdict was reached.
-    pub result: &'m str,
-    /// The list and version that was read; empty if none was.
-    pub list: &'m str,
-}
-
-/// A [`Metadata`] put into both encodings, all but the instant.
+/// A compliance verdict put into both encodings once for many messages, all but the instant.
 #[derive(Clone, Debug)]
 pub struct PreparedMetadata {
     json: Vec<u8>,
@@ -61,6 +45,10 @@ struct Edits {
     /// Entries of `subscribed.refused` that the kit adds: what was refused on the way in.
     merged: Vec<(String, Refusal)>,
     metadata: Option<Vec<u8>>,
+    /// Verdicts on symbols that `subscribed` accepts.
+    screened: Vec<(String, Vec<u8>)>,
+    /// The names of the fields that are left, beside those that say what the message is about.
+    left: Option<Vec<&'static str>>,
     islamic: Option<Islamic>,
     reason: Option<String>,
     announced: Vec<Event>,
@@ -279,6 +267,24 @@ impl Message<'_> {
         }
     }
 
+    /// Sets the verdict on one symbol that `subscribed` accepts. On other kinds this does nothing.
+    pub fn set_symbol_metadata(&mut self, symbol: &str, metadata: &PreparedMetadata) {
+        if self.kind() == Kind::Subscribed
+            && let Some(encoding) = self.encoding
+        {
+            self.edits.screened.push((symbol.to_owned(), metadata.at(encoding, &self.stamp)));
+        }
+    }
+
+    /// Takes every field out of an update, alert or `market_status` but those named here and those that say what it is
+    /// about (type, exchange, symbol, numbers, times): also fields that no version of the protocol knows. A redacted
+    /// message takes no other edit but its metadata. On other kinds this does nothing.
+    pub fn keep_fields(&mut self, names: impl IntoIterator<Item = &'static str>) {
+        if redact::is_redacted(self.kind()) {
+            self.edits.left = Some(names.into_iter().collect());
+        }
+    }
+
     /// Says in `welcome` how the session is screened.
     pub fn set_islamic(&mut self, islamic: Islamic) {
         if self.kind() == Kind::Welcome {
@@ -317,6 +323,8 @@ impl Message<'_> {
     pub(crate) fn is_edited(&self) -> bool {
         let edits = &self.edits;
         edits.metadata.is_some()
+            || edits.left.is_some()
+            || !edits.screened.is_empty()
             || edits.islamic.is_some()
             || edits.reason.is_some()
             || !edits.refused.is_empty()
@@ -327,6 +335,7 @@ impl Message<'_> {
     /// Appends the message with its edits.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         match self.encoding {
+            Some(encoding) if let Some(left) = &self.edits.left => self.write_redacted(encoding, left, out),
             Some(Encoding::Json) if self.is_edited() => self.write_json(out),
             Some(Encoding::Proto) if self.is_edited() => self.write_proto(out),
             _ => out.extend_from_slice(self.bytes),

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use bawaba_channels::close::CloseCode;
 use bawaba_channels::reason::Reason;
-use bawaba_channels::wire::Timestamp;
+use bawaba_channels::wire::{Metadata, Timestamp};
 use serde::de::DeserializeOwned;
 
 use crate::host::Grant;
@@ -108,7 +108,7 @@ impl Verdict {
 }
 
 /// Why something was refused, and what the client is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     /// The stable word.
     pub reason: Reason,
@@ -116,18 +116,27 @@ pub struct Refusal {
     pub detail: Option<String>,
     /// When trying again may help.
     pub retry_after_ms: Option<u32>,
+    /// The compliance verdict on a symbol that is refused.
+    pub metadata: Option<Box<Metadata>>,
 }
 
 impl Refusal {
     /// For this reason, with its own sentence.
     pub const fn new(reason: Reason) -> Self {
-        Self { reason, detail: None, retry_after_ms: None }
+        Self { reason, detail: None, retry_after_ms: None, metadata: None }
     }
 
     /// With a sentence of its own.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
+        self
+    }
+
+    /// With the compliance verdict that it comes of.
+    #[must_use]
+    pub fn screened(mut self, metadata: Metadata) -> Self {
+        self.metadata = Some(Box::new(metadata));
         self
     }
 

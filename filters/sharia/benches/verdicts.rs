@@ -4,12 +4,16 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "../src/judged.rs"]
+mod judged;
 #[path = "../src/memory.rs"]
 mod memory;
 #[path = "../src/policy.rs"]
 mod policy;
 #[path = "../src/settings.rs"]
 mod settings;
+#[path = "../src/words.rs"]
+mod words;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

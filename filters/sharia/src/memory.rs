@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 use bawaba_filter_kit::channels::name::Instrument;
-use bawaba_filter_kit::{Metadata, PreparedMetadata};
-use bawaba_policies::sharia::{self, Mode, Register, Screening, Verdict};
-use bawaba_policies::{InstrumentRef, Reason, UnixNanos};
+use bawaba_policies::sharia::{self, Mode, Register, Screening, Subject};
+use bawaba_policies::{InstrumentRef, UnixNanos};
+
+use crate::judged::Judged;
 
 const VERDICTS_MAX: usize = 2048;
 const ASKED_MAX: usize = 1024;
@@ -47,31 +48,10 @@ pub(crate) struct Memory {
 pub(crate) struct Asked {
     /// Its exchange.
     pub(crate) exchange: String,
+    /// What its updates are.
+    pub(crate) subject: Subject,
     /// Symbols that were refused on the way in: the client is told with the answer.
     pub(crate) refused: Vec<String>,
-}
-
-/// A verdict, with what it says to the client already put together.
-#[derive(Debug)]
-pub(crate) struct Judged {
-    /// Why it may not flow, if it may not.
-    pub(crate) refusal: Option<Reason>,
-    /// What an update carries.
-    pub(crate) metadata: PreparedMetadata,
-}
-
-impl Judged {
-    fn of(verdict: &Verdict<'_>) -> Self {
-        let annotation = verdict.annotation();
-        let metadata = Metadata {
-            compliant: verdict.is_compliant(),
-            board: annotation.as_ref().map_or("", |annotation| &annotation.compliance_board),
-            level: annotation.as_ref().map_or("strict", |annotation| annotation.compliance_level),
-            result: verdict.outcome.word(),
-            list: annotation.as_ref().map_or("", |annotation| &annotation.list),
-        };
-        Self { refusal: verdict.refusal(), metadata: metadata.prepare() }
-    }
 }
 
 impl Verdicts {
@@ -89,7 +69,8 @@ impl Verdicts {
         read: impl FnOnce(&Judged) -> T,
     ) -> T {
         let instrument = InstrumentRef::new(exchange, symbol);
-        let fresh = || Judged::of(&sharia::judge(register, &self.screening, instrument, now));
+        let verdict = || sharia::judge(register, &self.screening, instrument, now);
+        let fresh = || Judged::of(&verdict(), register.rules(), instrument.exchange);
         let (Ok(exchange), Ok(symbol)) = (exchange.parse(), symbol.parse()) else { return read(&fresh()) };
         let mut known = self.known.borrow_mut();
         if now >= known.until || known.verdicts.len() > VERDICTS_MAX {

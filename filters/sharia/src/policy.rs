@@ -9,18 +9,21 @@ use std::rc::Rc;
 
 use bawaba_filter_kit::channels::close::CloseCode;
 use bawaba_filter_kit::channels::reason::Reason;
-use bawaba_filter_kit::channels::wire::{Event, Islamic, Revoked};
+use bawaba_filter_kit::channels::wire::{Event, Islamic, Revoked, Timestamp};
 use bawaba_filter_kit::{Audience, Kind, Message, Policy, Session, Verdict, reason_of};
-use bawaba_policies::sharia::{self, Mode, OrderTerms, Register, Rule, Screening};
+use bawaba_policies::sharia::{self, Decision, Mode, OrderTerms, Register, Rule, Screening, Subject};
 use bawaba_policies::{InstrumentRef, UnixNanos};
 
+use crate::judged::Judged;
 use crate::memory::{Asked, Memory, Verdicts};
 use crate::settings::{Opaque, OwnRecords, Settings};
 
 /// The policy: a register of boards, lists and instruments.
 #[derive(Debug)]
 pub(crate) struct Sharia {
-    register: Register,
+    pub(crate) register: Register,
+    /// Whether rules take anything away in mode annotate.
+    annotate_is_ruled: bool,
     opaque: Opaque,
     own_records: OwnRecords,
     /// By screening. A cache: what it forgets is judged again.
@@ -40,8 +43,9 @@ impl Policy for Sharia {
 
     fn configure(settings: Settings) -> Result<Self, String> {
         let register = Register::from_settings(&settings.screening).map_err(|error| error.to_string())?;
-        let verdicts = RefCell::default();
-        Ok(Self { register, opaque: settings.opaque, own_records: settings.own_records, verdicts })
+        let annotate_is_ruled = register.rules().touches(Mode::Annotate);
+        let Settings { opaque, own_records, .. } = settings;
+        Ok(Self { register, annotate_is_ruled, opaque, own_records, verdicts: RefCell::default() })
     }
 
     fn remember(&self, audience: &Audience<'_>) -> Memory {
@@ -73,10 +77,21 @@ impl Policy for Sharia {
     }
 
     fn inbound(&self, session: &Session, memory: &mut Memory, message: &mut Message<'_>) -> Verdict {
-        if memory.mode() != Mode::Filter {
-            return Verdict::Pass;
+        let now = session.now();
+        match memory.mode() {
+            Mode::Off => return Verdict::Pass,
+            Mode::Annotate if !self.annotate_is_ruled => {
+                if message.kind() == Kind::Subscribe
+                    && let Some(exchange) = message.exchange()
+                {
+                    let asked =
+                        Asked { exchange: exchange.into_owned(), subject: subject_of(message), refused: Vec::new() };
+                    memory.ask(message.id(), asked);
+                }
+                return Verdict::Pass;
+            }
+            Mode::Annotate | Mode::Filter => {}
         }
-        let now = instant(session.now());
         match message.kind() {
             Kind::Subscribe => self.subscribe(memory, message, now),
             Kind::Order => self.order(memory, message, now),
@@ -87,15 +102,29 @@ impl Policy for Sharia {
     }
 
     fn outbound(&self, audience: &Audience<'_>, memory: &mut Memory, message: &mut Message<'_>) -> Verdict {
-        let now = instant(audience.now());
+        let now = audience.now();
         match memory.mode() {
             Mode::Off => Verdict::Pass,
-            Mode::Annotate => {
+            Mode::Annotate if !self.annotate_is_ruled => {
                 self.annotate(memory, message, now);
                 Verdict::Pass
             }
-            Mode::Filter => self.filter(memory, message, now),
+            Mode::Annotate | Mode::Filter => self.filter(memory, message, now),
         }
+    }
+}
+
+/// What a message is to a rule: an update or a notice by what it is, a request to subscribe by what will come of it.
+pub(crate) fn subject_of(message: &Message<'_>) -> Subject {
+    match (message.kind(), message.channel().as_deref()) {
+        (Kind::Book, _) | (Kind::Subscribe, Some("order_book")) => Subject::Book,
+        (Kind::Trade, _) | (Kind::Subscribe, Some("trades")) => Subject::Trade,
+        (Kind::News, _) | (Kind::Subscribe, Some("news")) => Subject::News,
+        (Kind::MarketStatus, _) | (Kind::Subscribe, Some("market_status")) => Subject::Status,
+        (Kind::Alert | Kind::Error, _) | (Kind::Subscribe, Some("alerts")) => Subject::Alert,
+        (Kind::OrderUpdate, _) => Subject::OrderUpdate,
+        (Kind::PositionUpdate, _) => Subject::PositionUpdate,
+        _ => Subject::Quote,
     }
 }
 
@@ -107,24 +136,26 @@ impl Sharia {
         }
     }
 
-    fn subscribe(&self, memory: &mut Memory, message: &mut Message<'_>, now: UnixNanos) -> Verdict {
+    fn subscribe(&self, memory: &mut Memory, message: &mut Message<'_>, now: Timestamp) -> Verdict {
         let Some(exchange) = message.exchange() else { return Verdict::refuse(Reason::ProtocolMalformed) };
+        let subject = subject_of(message);
         let symbols: Vec<String> = message.symbols().iter().map(|symbol| symbol.to_string()).collect();
         let mut refused = Vec::new();
         // All symbols may be asked for: updates and the answer are judged on the way out.
         for symbol in symbols.iter().filter(|symbol| *symbol != "*") {
-            if let Some(reason) = memory.judged(&self.register, &exchange, symbol, now, |judged| judged.refusal) {
-                message.refuse_symbol(symbol, reason_of(reason));
+            let refusal = self.judged(memory, &exchange, symbol, now, |judged| judged.refusal(subject, now));
+            if let Some(refusal) = refusal {
+                message.refuse_symbol(symbol, refusal);
                 refused.push(symbol.clone());
             }
         }
         if symbols.is_empty() || message.symbols_left().next().is_some() {
-            memory.ask(message.id(), Asked { exchange: exchange.into_owned(), refused });
+            memory.ask(message.id(), Asked { exchange: exchange.into_owned(), subject, refused });
         }
         Verdict::Pass
     }
 
-    fn order(&self, memory: &Memory, message: &Message<'_>, now: UnixNanos) -> Verdict {
+    fn order(&self, memory: &Memory, message: &Message<'_>, now: Timestamp) -> Verdict {
         match message.op().as_deref() {
             Some("cancel") => return Verdict::Pass,
             Some("place") => {}
@@ -139,25 +170,48 @@ impl Sharia {
             margin: flags.iter().any(|flag| flag == "margin"),
         };
         let instrument = InstrumentRef::new(&exchange, &symbol);
-        match sharia::judge_order(&self.register, memory.screening(), instrument, terms, now).refusal() {
-            Some(reason) => Verdict::refuse(reason_of(reason)),
-            None => Verdict::Pass,
+        let verdict = sharia::judge_order(&self.register, memory.screening(), instrument, terms, instant(now));
+        match self.register.rules().decide(&verdict, &exchange, Subject::Order).decision {
+            Decision::Drop(reason) => Verdict::refuse(reason_of(reason)),
+            Decision::Redact(_) | Decision::Annotate => Verdict::Pass,
         }
     }
 
-    fn annotate(&self, memory: &mut Memory, message: &mut Message<'_>, now: UnixNanos) {
+    pub(crate) fn judged<T>(
+        &self,
+        memory: &Memory,
+        exchange: &str,
+        symbol: &str,
+        now: Timestamp,
+        read: impl FnOnce(&Judged) -> T,
+    ) -> T {
+        memory.judged(&self.register, exchange, symbol, instant(now), read)
+    }
+
+    /// Mode annotate where no rule takes anything away.
+    fn annotate(&self, memory: &mut Memory, message: &mut Message<'_>, now: Timestamp) {
         match message.kind() {
             Kind::Quote | Kind::Book | Kind::Trade => {
                 let (exchange, symbol) = (message.exchange(), message.symbol());
                 let (exchange, symbol) = (exchange.as_deref().unwrap_or(""), symbol.as_deref().unwrap_or(""));
-                memory.judged(&self.register, exchange, symbol, now, |judged| message.set_metadata(&judged.metadata));
+                let subject = subject_of(message);
+                self.judged(memory, exchange, symbol, now, |judged| {
+                    message.set_metadata(&judged.shown(subject).metadata);
+                });
             }
+            Kind::Subscribed => {
+                let Some(asked) = memory.answered(message.id()) else { return };
+                for symbol in message.symbols().iter().map(|symbol| symbol.to_string()).collect::<Vec<_>>() {
+                    self.say_accepted(memory, message, &asked.exchange, asked.subject, &symbol, now);
+                }
+            }
+            Kind::Error => drop(memory.answered(message.id())),
             Kind::Welcome => self.welcome(memory, message, now),
             _ => {}
         }
     }
 
-    fn filter(&self, memory: &mut Memory, message: &mut Message<'_>, now: UnixNanos) -> Verdict {
+    fn filter(&self, memory: &mut Memory, message: &mut Message<'_>, now: Timestamp) -> Verdict {
         match message.kind() {
             Kind::Quote | Kind::Book | Kind::Trade => self.update(memory, message, now),
             Kind::News => self.news(memory, message, now),
@@ -166,9 +220,8 @@ impl Sharia {
                 self.welcome(memory, message, now);
                 Verdict::Pass
             }
-            Kind::Gap => self.named(memory, message, now),
-            Kind::MarketStatus if message.symbol().is_some() => self.named(memory, message, now),
-            Kind::Alert if message.symbol().is_some() => self.named(memory, message, now),
+            Kind::Gap => self.gap(memory, message, now),
+            Kind::MarketStatus | Kind::Alert if message.symbol().is_some() => self.named(memory, message, now),
             // Words for people, an operator's among them: they must not speak of a refused instrument either.
             Kind::Alert | Kind::MarketStatus if self.names_refused(memory, message, None, now) => Verdict::Drop,
             Kind::Error => {
@@ -176,10 +229,9 @@ impl Sharia {
                 self.redact(memory, message, now);
                 Verdict::Pass
             }
-            Kind::OrderUpdate | Kind::PositionUpdate => match self.own_records {
-                OwnRecords::Hide if message.id().is_none() => self.named(memory, message, now),
-                _ => Verdict::Pass,
-            },
+            // An answer to a request must arrive.
+            Kind::OrderUpdate if message.id().is_some() => Verdict::Pass,
+            Kind::OrderUpdate | Kind::PositionUpdate => self.own(memory, message, now),
             Kind::MarketStatus
             | Kind::Alert
             | Kind::Unsubscribed
@@ -200,13 +252,18 @@ impl Sharia {
     }
 
     /// Quotes, books and trades. The first refused one of a subscription tells the client that no more will come.
-    fn update(&self, memory: &mut Memory, message: &mut Message<'_>, now: UnixNanos) -> Verdict {
+    fn update(&self, memory: &mut Memory, message: &mut Message<'_>, now: Timestamp) -> Verdict {
         let (Some(exchange), Some(symbol)) = (message.exchange(), message.symbol()) else { return Verdict::Drop };
-        let refusal = memory.judged(&self.register, &exchange, &symbol, now, |judged| {
-            if judged.refusal.is_none() {
-                message.set_metadata(&judged.metadata);
+        let subject = subject_of(message);
+        let refusal = self.judged(memory, &exchange, &symbol, now, |judged| {
+            let shown = judged.shown(subject);
+            match shown.decision {
+                Decision::Drop(reason) => return Some(reason),
+                Decision::Redact(fields) => message.keep_fields(fields.left()),
+                Decision::Annotate => {}
             }
-            judged.refusal
+            message.set_metadata(&shown.metadata);
+            None
         });
         let Some(reason) = refusal else { return Verdict::Pass };
         if let Some(subscription) = message.subscription()
@@ -227,14 +284,42 @@ impl Sharia {
         Verdict::Drop
     }
 
-    /// Messages about one instrument that carry no verdict.
-    fn named(&self, memory: &mut Memory, message: &Message<'_>, now: UnixNanos) -> Verdict {
+    /// Alerts about one instrument, and its halts.
+    fn named(&self, memory: &mut Memory, message: &mut Message<'_>, now: Timestamp) -> Verdict {
         let (Some(exchange), Some(symbol)) = (message.exchange(), message.symbol()) else { return Verdict::Drop };
-        let refused = memory.judged(&self.register, &exchange, &symbol, now, |judged| judged.refusal.is_some());
-        if refused || self.names_refused(memory, message, Some(&exchange), now) { Verdict::Drop } else { Verdict::Pass }
+        let subject = subject_of(message);
+        match self.judged(memory, &exchange, &symbol, now, |judged| judged.shown(subject).decision) {
+            Decision::Drop(_) => return Verdict::Drop,
+            Decision::Redact(fields) => message.keep_fields(fields.left()),
+            Decision::Annotate => {}
+        }
+        if self.names_refused(memory, message, Some(&exchange), now) { Verdict::Drop } else { Verdict::Pass }
     }
 
-    fn news(&self, memory: &mut Memory, message: &mut Message<'_>, now: UnixNanos) -> Verdict {
+    /// It says no more than that something is missing of what may be seen.
+    fn gap(&self, memory: &Memory, message: &Message<'_>, now: Timestamp) -> Verdict {
+        let (Some(exchange), Some(symbol)) = (message.exchange(), message.symbol()) else { return Verdict::Drop };
+        match self.judged(memory, &exchange, &symbol, now, Judged::hidden) {
+            Some(_) => Verdict::Drop,
+            None => Verdict::Pass,
+        }
+    }
+
+    /// Own orders and positions: as the setting says, unless a rule that names them takes them away.
+    fn own(&self, memory: &Memory, message: &Message<'_>, now: Timestamp) -> Verdict {
+        let subject = subject_of(message);
+        if self.own_records == OwnRecords::Show && !self.register.rules().reaches(subject) {
+            return Verdict::Pass;
+        }
+        let (Some(exchange), Some(symbol)) = (message.exchange(), message.symbol()) else { return Verdict::Drop };
+        let refused = self.judged(memory, &exchange, &symbol, now, |judged| {
+            let shown = judged.shown(subject);
+            shown.refusal().is_some() && (self.own_records == OwnRecords::Hide || shown.rule.is_some())
+        });
+        if refused { Verdict::Drop } else { Verdict::Pass }
+    }
+
+    fn news(&self, memory: &mut Memory, message: &mut Message<'_>, now: Timestamp) -> Verdict {
         let Some(exchange) = message.exchange() else { return Verdict::Drop };
         // A text that speaks of a refused instrument can't be cut to the allowed ones.
         if self.names_refused(memory, message, Some(&exchange), now) {
@@ -242,7 +327,7 @@ impl Sharia {
         }
         let symbols: Vec<String> = message.symbols().iter().map(|symbol| symbol.to_string()).collect();
         for symbol in &symbols {
-            if memory.judged(&self.register, &exchange, symbol, now, |judged| judged.refusal.is_some()) {
+            if self.judged(memory, &exchange, symbol, now, |judged| judged.shown(Subject::News).hides_text()) {
                 message.remove_symbol(symbol);
             }
         }
@@ -250,53 +335,56 @@ impl Sharia {
     }
 
     /// Takes back what the backend accepted (it may, for a wildcard) and this session must not see.
-    fn subscribed(&self, memory: &mut Memory, message: &mut Message<'_>, now: UnixNanos) -> Verdict {
+    fn subscribed(&self, memory: &mut Memory, message: &mut Message<'_>, now: Timestamp) -> Verdict {
         let asked = memory.answered(message.id());
         let subscription = message.subscription().map(|name| name.into_owned()).unwrap_or_default();
-        let (exchange, refused) = asked.map_or((None, Vec::new()), |asked| (Some(asked.exchange), asked.refused));
-        for symbol in &refused {
+        for symbol in asked.iter().flat_map(|asked| &asked.refused) {
             memory.tell(&subscription, symbol);
         }
         let symbols: Vec<String> = message.symbols().iter().map(|symbol| symbol.to_string()).collect();
         // A channel without symbols (own positions, the market's phase) is accepted as one entry without a name.
         for symbol in symbols.into_iter().filter(|symbol| !symbol.is_empty()) {
-            let refusal = match &exchange {
-                Some(exchange) => memory.judged(&self.register, exchange, &symbol, now, |judged| judged.refusal),
-                // Not asked through this stream: only what flows wherever it trades.
-                None => self.anywhere(memory, &symbol, now),
-            };
-            match refusal {
-                Some(reason) => {
-                    message.refuse_symbol(&symbol, reason_of(reason));
-                    memory.tell(&subscription, &symbol);
+            let refusal = match &asked {
+                Some(Asked { exchange, subject, .. }) => {
+                    self.judged(memory, exchange, &symbol, now, |judged| judged.refusal(*subject, now))
                 }
-                None => memory.flows(&subscription, &symbol),
+                // Not asked through this stream: only what flows wherever it trades.
+                None => self.anywhere(memory, &symbol, now).map(|reason| reason_of(reason).into()),
+            };
+            if let Some(refusal) = refusal {
+                message.refuse_symbol(&symbol, refusal);
+                memory.tell(&subscription, &symbol);
+                continue;
+            }
+            memory.flows(&subscription, &symbol);
+            if let Some(asked) = &asked {
+                self.say_accepted(memory, message, &asked.exchange, asked.subject, &symbol, now);
             }
         }
         Verdict::Pass
     }
 
-    fn anywhere(&self, memory: &mut Memory, symbol: &str, now: UnixNanos) -> Option<bawaba_policies::Reason> {
-        let mut refusal = Some(bawaba_policies::Reason::ShariaNotListed);
-        for exchange in self.listed_on(symbol, now) {
-            refusal = memory.judged(&self.register, exchange, symbol, now, |judged| judged.refusal);
-            if refusal.is_some() {
-                break;
-            }
+    /// The verdict on a symbol that was accepted.
+    fn say_accepted(
+        &self,
+        memory: &Memory,
+        message: &mut Message<'_>,
+        exchange: &str,
+        subject: Subject,
+        symbol: &str,
+        now: Timestamp,
+    ) {
+        if !symbol.is_empty() {
+            self.judged(memory, exchange, symbol, now, |judged| {
+                message.set_symbol_metadata(symbol, &judged.shown(subject).metadata);
+            });
         }
-        refusal
     }
 
-    fn listed_on<'a>(&'a self, symbol: &'a str, now: UnixNanos) -> impl Iterator<Item = &'a str> {
-        let directory = self.register.directory();
-        directory.exchanges().filter(move |exchange| {
-            directory.find(InstrumentRef::new(exchange, symbol), now) != bawaba_policies::instrument::Found::Unknown
-        })
-    }
-
-    fn welcome(&self, memory: &Memory, message: &mut Message<'_>, now: UnixNanos) {
+    fn welcome(&self, memory: &Memory, message: &mut Message<'_>, now: Timestamp) {
         let Screening::On(screened) = memory.screening() else { return };
-        let lists: Vec<&str> = self.register.lists_in_force(screened, now).into_iter().map(|(_, list)| list).collect();
+        let lists = self.register.lists_in_force(screened, instant(now));
+        let lists: Vec<&str> = lists.into_iter().map(|(_, list)| list).collect();
         let rule = match screened.rule {
             Rule::Named => "named",
             Rule::AllOf => "all_of",
@@ -309,41 +397,8 @@ impl Sharia {
             list: (!lists.is_empty()).then(|| lists.join(",")),
         });
     }
-
-    /// An error answers a request and must arrive, but its text must not speak of a refused instrument.
-    fn redact(&self, memory: &mut Memory, message: &mut Message<'_>, now: UnixNanos) {
-        if self.names_refused(memory, message, None, now) {
-            let reason = message.code().and_then(|code| code.parse::<Reason>().ok());
-            message.set_reason(reason.map_or("refused", Reason::sentence));
-        }
-    }
-
-    /// Whether the text for people names an instrument, on `exchange` or on any, that this session must not see.
-    fn names_refused(
-        &self,
-        memory: &mut Memory,
-        message: &Message<'_>,
-        exchange: Option<&str>,
-        now: UnixNanos,
-    ) -> bool {
-        for text in message.prose() {
-            for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
-                let word = word.trim_matches(['.', '-', '_']);
-                if word.len() < 2 || word.len() > 12 || word.bytes().any(|b| b.is_ascii_lowercase()) {
-                    continue;
-                }
-                for listed in self.listed_on(word, now) {
-                    let here = exchange.is_none_or(|exchange| exchange == listed);
-                    if here && memory.judged(&self.register, listed, word, now, |judged| judged.refusal.is_some()) {
-                        return true;
-                    }
-                }
-            }
-        }
-        false
-    }
 }
 
-fn instant(now: bawaba_filter_kit::channels::wire::Timestamp) -> UnixNanos {
+pub(crate) fn instant(now: Timestamp) -> UnixNanos {
     UnixNanos(u64::try_from(now.0).unwrap_or(0))
 }

@@ -46,9 +46,9 @@ fn line(entry: &Entry) -> String {
     let or_absent = |text: &Option<String>| text.clone().unwrap_or_else(absent);
     format!(
         "{}\t{}\t{}\t{}\t{}\n",
-        entry.isin.as_ref().map_or("-", |isin| isin.as_str()),
-        or_absent(&entry.exchange),
-        or_absent(&entry.symbol),
+        entry.security.isin.as_ref().map_or("-", |isin| isin.as_str()),
+        or_absent(&entry.security.exchange),
+        or_absent(&entry.security.symbol),
         match entry.status {
             Status::Compliant => "compliant",
             Status::NotCompliant => "not_compliant",

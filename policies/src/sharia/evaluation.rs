@@ -8,10 +8,10 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::amount::Percent;
-use super::list::{Entry, List, Status};
+use super::list::{Entry, List, Security, Status};
 use super::ratio::{Past, Standing, assess};
 use super::standard::{Fundamentals, Standard};
-use crate::instrument::{Confidence, Isin};
+use crate::instrument::Confidence;
 use crate::{DataError, UnixNanos};
 
 /// The companies that a standard was asked about at one date.
@@ -46,15 +46,9 @@ pub struct Evaluation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Company {
-    /// ISIN.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub isin: Option<Isin>,
-    /// Exchange of `symbol`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exchange: Option<String>,
-    /// Symbol on `exchange`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub symbol: Option<String>,
+    /// Which.
+    #[serde(flatten)]
+    pub security: Security,
     /// What its last evaluation by this standard left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past: Option<Past>,
@@ -89,6 +83,7 @@ impl Evaluation {
             effective_from: self.effective_from,
             effective_to: self.effective_to,
             review_by: self.review_by,
+            standard: Some(standard.id.clone()),
             description: None,
             source: self.source.clone(),
             confidence: self.confidence,
@@ -101,11 +96,9 @@ impl Evaluation {
 
 impl Company {
     fn entry(&self, standard: &Standard) -> Entry {
-        let found = assess(standard, &self.figures, self.past);
+        let found = assess(standard, &self.figures, self.past.as_ref());
         Entry {
-            isin: self.isin,
-            exchange: self.exchange.clone(),
-            symbol: self.symbol.clone(),
+            security: self.security.clone(),
             status: match found.standing {
                 Standing::Compliant => Status::Compliant,
                 Standing::NotCompliant => Status::NotCompliant,

@@ -44,6 +44,9 @@ pub struct List {
     /// First instant at which the list is too old to be trusted. Required without `effective_to`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review_by: Option<UnixNanos>,
+    /// The standard by which it was evaluated, if it came of figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard: Option<String>,
     /// What it is, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -60,10 +63,9 @@ pub struct List {
     pub entries: Vec<Entry>,
 }
 
-/// What a list says about one security: named by ISIN, by exchange and symbol, or by both, which must then agree.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Entry {
+/// A security as data names it: by ISIN, by exchange and symbol, or by both, which must then agree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Security {
     /// ISIN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isin: Option<Isin>,
@@ -73,6 +75,15 @@ pub struct Entry {
     /// Symbol on `exchange`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub symbol: Option<String>,
+}
+
+/// What a list says about one security.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Which.
+    #[serde(flatten)]
+    pub security: Security,
     /// What the board found.
     pub status: Status,
     /// Impermissible income as part of all income, per cent: what a holder gives away of the income from it.
@@ -106,15 +117,9 @@ pub struct Removal {
     /// The board that removed it; without it, every board's lists are meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub board: Option<String>,
-    /// ISIN.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub isin: Option<Isin>,
-    /// Exchange of `symbol`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exchange: Option<String>,
-    /// Symbol on `exchange`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub symbol: Option<String>,
+    /// Which.
+    #[serde(flatten)]
+    pub security: Security,
     /// First instant at which it is gone. It stays so, whatever a list says, until this row is taken away.
     pub from: UnixNanos,
     /// Who decided it, and where that is written.
@@ -169,7 +174,8 @@ impl List {
             return fail("a list names its source and at least one exchange");
         }
         for entry in &self.entries {
-            match (&entry.exchange, &entry.symbol, entry.isin) {
+            let Security { isin, exchange, symbol } = &entry.security;
+            match (exchange, symbol, isin) {
                 (Some(exchange), Some(_), _) if !self.exchanges.contains(exchange) => {
                     return fail("an entry is on an exchange that the list does not speak about");
                 }

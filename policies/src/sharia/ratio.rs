@@ -3,6 +3,8 @@
 //! Pure and exact: figures in, assessment out; what was found before is an argument. What is missing is insufficient,
 //! and insufficient never stands as compliant.
 
+use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
@@ -12,14 +14,15 @@ use super::amount::Amount;
 use super::standard::{Activity, Averaging, Fundamentals, Hysteresis, Item, Limit, Operator, Screen, Standard, Whole};
 
 /// What an earlier evaluation left behind; the next one is given it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Past {
     /// Whether the company was in.
     pub member: bool,
-    /// In: evaluations in a row above a limit, and tolerated. Out: evaluations in a row that it passed.
-    #[serde(default)]
-    pub streak: u8,
+    /// By the measure of each screen that tolerates. In: evaluations in a row above its limit, and tolerated. Out:
+    /// evaluations in a row that passed it. A measure that is not here stands at none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub streaks: BTreeMap<String, u8>,
     /// It was let stay with one failure at the last evaluation.
     #[serde(default)]
     pub forgiven: bool,
@@ -67,7 +70,7 @@ pub struct Assessment<'a> {
 }
 
 /// Evaluates a company under a standard. `past` is what its last evaluation under that standard left, `None` at its first.
-pub fn assess<'a>(standard: &'a Standard, company: &Fundamentals, past: Option<Past>) -> Assessment<'a> {
+pub fn assess<'a>(standard: &'a Standard, company: &Fundamentals, past: Option<&Past>) -> Assessment<'a> {
     let member = past.is_some_and(|past| past.member);
     let excluded = company.activity.map(|activity| standard.excluded_activities.contains(&activity));
     let exempt = company.activity.is_some_and(|activity| standard.exempt_activities.contains(&activity));
@@ -155,16 +158,15 @@ fn stand(
     standard: &Standard,
     excluded: Option<bool>,
     screens: &[(&str, Held)],
-    past: Option<Past>,
+    past: Option<&Past>,
 ) -> (Standing, Option<Past>) {
-    const OUT: (Standing, Option<Past>) =
-        (Standing::NotCompliant, Some(Past { member: false, streak: 0, forgiven: false }));
-    let stays = |streak, forgiven| (Standing::Compliant, Some(Past { member: true, streak, forgiven }));
+    let out = || (Standing::NotCompliant, Some(Past::default()));
+    let stays = |streaks, forgiven| (Standing::Compliant, Some(Past { member: true, streaks, forgiven }));
     let count = |held| screens.iter().filter(|(_, other)| *other == held).count();
     if excluded == Some(true) {
-        return OUT;
+        return out();
     }
-    let (above, tolerated) = (count(Held::Above), count(Held::Tolerated));
+    let above = count(Held::Above);
     let unknown = excluded.is_none() || count(Held::Unknown) > 0;
     let member = past.filter(|past| past.member);
     // One failure may be forgiven, but only where everything else is known to hold.
@@ -176,28 +178,44 @@ fn stand(
             .iter()
             .zip(screens)
             .all(|(screen, (_, held))| *held != Held::Above || !screen.is_of_income());
-    if above > 0 && !forgivable {
-        return OUT;
+    let Hysteresis::Periods { breaches, passes } = standard.hysteresis else {
+        return match (above, unknown) {
+            (1.., _) if !forgivable => out(),
+            (_, true) => (Standing::Insufficient, past.cloned()),
+            (above, false) => stays(BTreeMap::new(), above > 0),
+        };
+    };
+    if above > 0 && past.is_none_or(|past| past.member) {
+        return out();
     }
-    if unknown {
-        return (Standing::Insufficient, past);
+    if unknown && above == 0 {
+        return (Standing::Insufficient, past.cloned());
     }
-    if above > 0 {
-        return stays(0, true);
+    let Some(past) = past else { return stays(BTreeMap::new(), false) };
+    // Each screen that tolerates counts for itself: two that are above their limits in turns are each above it once.
+    let counted = if past.member { Held::Tolerated } else { Held::Within };
+    let banded = || standard.screens.iter().zip(screens).filter(|(screen, _)| screen.tolerated.is_some());
+    let streak = |(screen, (_, held)): (&Screen, &(&str, Held))| {
+        let before = past.streaks.get(&screen.measure).copied().unwrap_or(0);
+        // What is not known neither goes on nor ends.
+        let streak = match held {
+            held if *held == counted => before.saturating_add(1),
+            Held::Unknown => before,
+            _ => 0,
+        };
+        (streak > 0).then(|| (screen.measure.clone(), streak))
+    };
+    let streaks: BTreeMap<String, u8> = banded().filter_map(streak).collect();
+    if past.member {
+        return if streaks.values().any(|&streak| streak >= breaches) { out() } else { stays(streaks, false) };
     }
-    let Hysteresis::Periods { breaches, passes } = standard.hysteresis else { return stays(0, false) };
-    match (member, past) {
-        (Some(member), _) if tolerated > 0 => {
-            let streak = member.streak.saturating_add(1);
-            if streak >= breaches { OUT } else { stays(streak, false) }
-        }
-        (None, Some(outside)) => {
-            let streak = outside.streak.saturating_add(1);
-            let past = Past { member: false, streak, forgiven: false };
-            if streak >= passes { stays(0, false) } else { (Standing::NotCompliant, Some(past)) }
-        }
-        _ => stays(0, false),
+    let returns = |(screen, (_, held)): (&Screen, &(&str, Held))| {
+        *held == Held::Exempt || streaks.get(&screen.measure).is_some_and(|&streak| streak >= passes)
+    };
+    if above == 0 && banded().all(returns) {
+        return stays(BTreeMap::new(), false);
     }
+    (Standing::NotCompliant, Some(Past { member: false, streaks, forgiven: false }))
 }
 
 /// All income that any screen of the standard counts, as part of revenue.

@@ -16,7 +16,8 @@ use sources::{evaluate, index_removals, overlay};
 
 use super::amount::Percent;
 use super::evaluation::Evaluation;
-use super::list::{Board, Entry, List, Removal, Status};
+use super::list::{Board, Entry, List, Removal, Security, Status};
+use super::rules::{RuleSet, RuleSettings};
 use super::screening::Screened;
 use super::standard::Standard;
 use super::verdict::{Finding, Outcome};
@@ -60,6 +61,8 @@ pub struct Settings {
     pub checksums_required: bool,
     /// Ids of lists that are used after their end, and labelled so.
     pub historical: Vec<String>,
+    /// What becomes of messages beside what the verdicts say; see [`RuleSet`].
+    pub rules: Vec<RuleSettings>,
 }
 
 /// Boards, lists and instruments, ready to judge by.
@@ -72,6 +75,7 @@ pub struct Register {
     removed: Vec<(InstrumentId, Option<String>, UnixNanos)>,
     /// Every instant at which a verdict may change, sorted.
     changes: Vec<UnixNanos>,
+    rules: RuleSet,
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +88,8 @@ struct BoardIndex {
 #[derive(Clone, Debug)]
 struct ListIndex {
     id: String,
+    standard: Option<String>,
+    from: UnixNanos,
     /// First instant at which it no longer speaks; the end of time for a historical list.
     end: UnixNanos,
     /// When it ended by itself: later than this it is only history.
@@ -129,7 +135,8 @@ impl Register {
         let removed = index_removals(&settings.removals, &directory)?;
         changes.extend(settings.removals.iter().map(|removal| removal.from));
         let changes = changes.into_iter().collect();
-        Ok(Self { directory, boards, lists, removed, changes })
+        let rules = RuleSet::new(&settings.rules, &directory)?;
+        Ok(Self { directory, boards, lists, removed, changes, rules })
     }
 
     /// The instruments.
@@ -140,6 +147,11 @@ impl Register {
     /// Names of the boards, loaded lists or not.
     pub fn boards(&self) -> impl Iterator<Item = &str> {
         self.boards.iter().map(|board| board.name.as_str())
+    }
+
+    /// What becomes of messages.
+    pub fn rules(&self) -> &RuleSet {
+        &self.rules
     }
 
     /// The first instant after `now` at which any verdict may change; `None` when none will without new data.
@@ -171,8 +183,15 @@ impl Register {
 
     /// What one board says about one instrument.
     pub(super) fn finding<'a>(&'a self, name: &'a str, id: InstrumentId, now: UnixNanos) -> Finding<'a> {
-        let missing =
-            Finding { board: name, list: None, outcome: Outcome::ListMissing, historical: false, purification: None };
+        let missing = Finding {
+            board: name,
+            list: None,
+            outcome: Outcome::ListMissing,
+            standard: None,
+            effective_from: None,
+            historical: false,
+            purification: None,
+        };
         let Some(board) = self.boards.iter().find(|board| board.name == name) else {
             return missing;
         };
@@ -195,7 +214,15 @@ impl Register {
         let historical = now >= list.own_end && now < list.end;
         let found = list.purifications.binary_search_by_key(&id, |&(other, _)| other).ok();
         let purification = found.map(|at| list.purifications[at].1);
-        Finding { board: name, list: Some(&list.id), outcome, historical, purification }
+        Finding {
+            board: name,
+            list: Some(&list.id),
+            outcome,
+            standard: list.standard.as_deref(),
+            effective_from: Some(list.from),
+            historical,
+            purification,
+        }
     }
 
     fn is_removed(&self, board: &str, id: InstrumentId, now: UnixNanos) -> bool {
@@ -263,7 +290,8 @@ fn index_lists(
         let end = if historical { UnixNanos(u64::MAX) } else { own_end };
         changes.extend([from, own_end]);
         let (outcomes, purifications) = unroll(list, directory);
-        lists.push(ListIndex { id: list.id.clone(), end, own_end, outcomes, purifications });
+        let (id, standard) = (list.id.clone(), list.standard.clone());
+        lists.push(ListIndex { id, standard, from, end, own_end, outcomes, purifications });
     }
     if let Some(unknown) = data.historical.iter().find(|id| !ids.contains(id.as_str())) {
         return Err(DataError::HistoricalUnknown(unknown.to_string()));
@@ -302,7 +330,8 @@ fn unroll(list: &List, directory: &Directory) -> (Vec<Outcome>, Vec<(InstrumentI
 /// different securities.
 fn resolve(entry: &Entry, list: &List, directory: &Directory, outcome: Outcome) -> (Vec<InstrumentId>, Outcome) {
     let by_isin = |isin: Isin| directory.with_isin(isin).collect::<Vec<_>>();
-    let by_symbol = match (&entry.exchange, &entry.symbol) {
+    let Security { isin, exchange, symbol } = &entry.security;
+    let by_symbol = match (exchange, symbol) {
         (Some(exchange), Some(symbol)) => {
             match directory.find(InstrumentRef::new(exchange, symbol), list.effective_from) {
                 Found::One(id) => Some(id),
@@ -311,7 +340,7 @@ fn resolve(entry: &Entry, list: &List, directory: &Directory, outcome: Outcome) 
         }
         _ => None,
     };
-    match (entry.isin, by_symbol) {
+    match (*isin, by_symbol) {
         (None, None) => (Vec::new(), outcome),
         (None, Some(id)) => match directory.isin(id) {
             // The verdict belongs to the security: every line of it gets what this one gets.

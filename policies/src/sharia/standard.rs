@@ -196,8 +196,9 @@ pub enum Hysteresis {
     /// At once.
     #[default]
     None,
-    /// A company that is in leaves at once beyond what is tolerated, and on the `breaches`-th evaluation in a row within
-    /// it; one that is out returns on the `passes`-th evaluation in a row that it passes.
+    /// Counted for each screen that tolerates by itself: a company that is in leaves at once beyond what is tolerated,
+    /// and on the `breaches`-th evaluation in a row within it; one that is out returns when it passes everything, and
+    /// each of these screens on the `passes`-th evaluation in a row.
     Periods {
         /// Evaluations in a row above the limit that end its time.
         breaches: u8,
@@ -256,11 +257,15 @@ impl Standard {
             if !narrower || !wider {
                 return fail("entry is at most the limit, tolerated at least");
             }
-            if screen.tolerated.is_some() != matches!(self.hysteresis, Hysteresis::Periods { .. })
-                && screen.tolerated.is_some()
-            {
-                return fail("tolerated needs hysteresis by periods");
-            }
+        }
+        let bands = self.screens.iter().filter(|screen| screen.tolerated.is_some());
+        let mut measures: Vec<&str> = bands.map(|screen| screen.measure.as_str()).collect();
+        if measures.is_empty() == matches!(self.hysteresis, Hysteresis::Periods { .. }) {
+            return fail("hysteresis by periods and screens with tolerated need each other");
+        }
+        measures.sort_unstable();
+        if measures.windows(2).any(|two| two[0] == two[1]) {
+            return fail("two screens with tolerated have one measure: their periods are counted by it");
         }
         if matches!(self.hysteresis, Hysteresis::Periods { breaches: 0, .. } | Hysteresis::Periods { passes: 0, .. }) {
             return fail("periods are counted from 1");

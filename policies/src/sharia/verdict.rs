@@ -3,11 +3,11 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::amount::Percent;
 use super::screening::{Mode, Rule, Screened};
-use crate::{Reason, UnixNanos};
+use crate::{AssetType, Reason, UnixNanos};
 
 /// What was found. Its word is `screening_result` on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +47,45 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 16] = [
+        Self::Unscreened,
+        Self::Listed,
+        Self::NotCompliant,
+        Self::Doubtful,
+        Self::UnderReview,
+        Self::InsufficientData,
+        Self::Removed,
+        Self::NotListed,
+        Self::AmbiguousEntry,
+        Self::ListStale,
+        Self::ListMissing,
+        Self::BoardsDisagree,
+        Self::UnknownInstrument,
+        Self::AmbiguousInstrument,
+        Self::Barred,
+        Self::MalformedClaims,
+    ];
+
+    /// The outcome of this word, if there is one.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.word() == word)
+    }
+
+    /// Whether a board did speak about this instrument, if only to say that it does not know. Of the others nothing is
+    /// certain, or nothing can change it: no rule shows a part of them.
+    pub const fn is_a_boards_word(self) -> bool {
+        matches!(
+            self,
+            Self::NotCompliant
+                | Self::Doubtful
+                | Self::UnderReview
+                | Self::InsufficientData
+                | Self::NotListed
+                | Self::BoardsDisagree
+        )
+    }
+
     /// The stable word.
     pub const fn word(self) -> &'static str {
         match self {
@@ -108,7 +147,8 @@ impl Outcome {
 }
 
 /// How strict the way to a verdict was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Every board that the session names had to allow.
     Strict,
@@ -138,6 +178,10 @@ pub struct Finding<'a> {
     pub list: Option<&'a str>,
     /// What it says.
     pub outcome: Outcome,
+    /// The standard by which that list was evaluated, if it came of figures.
+    pub standard: Option<&'a str>,
+    /// First instant of that list.
+    pub effective_from: Option<UnixNanos>,
     /// The list had ended, and is used because the settings name it.
     pub historical: bool,
     /// Impermissible income as part of all income, where the list says it.
@@ -153,6 +197,8 @@ pub struct Verdict<'a> {
     pub mode: Mode,
     /// How strict the way was.
     pub level: Level,
+    /// What kind of instrument it is; none if it is not known which instrument is meant.
+    pub asset_type: Option<AssetType>,
     /// What each board said, in the session's order. Empty if it did not come to that.
     pub findings: Vec<Finding<'a>>,
     /// When it was judged.
@@ -172,6 +218,21 @@ pub struct Annotation {
     pub screening_result: &'static str,
     /// The lists that decided, joined by a comma.
     pub list: String,
+    /// The standards by which those lists were evaluated, joined by a comma; empty for published ones.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub standard: String,
+    /// From when on the newest of those lists holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effective_from: Option<UnixNanos>,
+    /// One of those lists had ended, and is used because the settings name it.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub historical: bool,
+    /// The refusal word, also where the mode lets it flow; none when it is compliant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// The part of the income from it that a holder gives away, per cent, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purification: Option<Percent>,
     /// RFC 3339, UTC, milliseconds.
     pub filtered_at: String,
 }
@@ -186,7 +247,12 @@ impl<'a> Verdict<'a> {
     }
 
     fn whole(mode: Mode, outcome: Outcome, now: UnixNanos) -> Self {
-        Self { outcome, mode, level: Level::Strict, findings: Vec::new(), filtered_at: now }
+        Self { outcome, mode, level: Level::Strict, asset_type: None, findings: Vec::new(), filtered_at: now }
+    }
+
+    pub(super) fn of(mut self, asset_type: AssetType) -> Self {
+        self.asset_type = Some(asset_type);
+        self
     }
 
     /// Joins what the boards said by the session's rule.
@@ -209,7 +275,7 @@ impl<'a> Verdict<'a> {
             (_, Some(_)) if listed > 0 => Outcome::BoardsDisagree,
             (_, Some(worst)) => worst,
         };
-        Self { outcome, mode: screened.mode, level, findings, filtered_at: now }
+        Self { outcome, mode: screened.mode, level, asset_type: None, findings, filtered_at: now }
     }
 
     /// Whether the message may flow: not screened, compliant, or only annotated.
@@ -260,6 +326,11 @@ impl<'a> Verdict<'a> {
             compliance_level: self.level.word(),
             screening_result: self.outcome.word(),
             list: join(self.deciding().filter_map(|finding| finding.list)),
+            standard: join(self.deciding().filter_map(|finding| finding.standard)),
+            effective_from: self.deciding().filter_map(|finding| finding.effective_from).max(),
+            historical: self.deciding().any(|finding| finding.historical),
+            reason: self.reason().map(Reason::word),
+            purification: self.purification(),
             filtered_at: self.filtered_at.to_rfc3339_millis(),
         })
     }

@@ -202,6 +202,16 @@ fn every_mistake_is_told_where_it_is_and_what_to_do() {
             "on_failure = \"deny\"\nsignature_key = \"secret\"\n",
             "edge.toml:22:1: error: secret holds no ed25519 public key (PEM): openssl pkey -in KEY -pubout writes one",
         ),
+        (
+            "[identity]\n",
+            "[usage]\nfile = \"usage.redb\"\ntime_zone = \"Africa/Kairo\"\n\n[identity]\n",
+            "edge.toml:9:1: error: no time zone is called \"Africa/Kairo\"\n  hint: write an IANA name such as \"Africa/Cairo\" or \"Asia/Dubai\"",
+        ),
+        (
+            "[identity]\n",
+            "[usage]\nfile = \"usage.redb\"\nqueue_max = 8\n\n[identity]\n",
+            "edge.toml:9:1: error: queue_max must be at least 16: a session writes several records",
+        ),
         ("name = \"quotes\"", "name = \"markets\"", "edge.toml:30:1: error: there are two routes named \"markets\""),
         ("[identity]\n", "[identity\n", "edge.toml:7:10: error: unclosed table, expected `]`"),
     ] {

@@ -359,9 +359,9 @@ impl Hub {
 
 pub(super) fn unanswered() -> Refused {
     let reason = Reason::ChannelSymbolUnknown;
-    Refused { symbol: String::new(), code: reason.word().into(), reason: reason.sentence().into() }
+    Refused { code: reason.word().into(), reason: reason.sentence().into(), ..Refused::default() }
 }
 
 fn refused_by(error: &ErrorEvent, symbol: &str) -> Refused {
-    Refused { symbol: symbol.into(), code: error.code.clone(), reason: error.reason.clone() }
+    Refused { symbol: symbol.into(), code: error.code.clone(), reason: error.reason.clone(), metadata: None }
 }

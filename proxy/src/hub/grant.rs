@@ -98,9 +98,9 @@ impl Hub {
     /// Late and current messages of one instrument must not mix: the client begins again with the others.
     fn revoke_public(&mut self, index: usize) {
         let refused = Refused {
-            symbol: String::new(),
             code: Reason::LicenseFeature.word().into(),
             reason: "the licence now gives the data at another time: subscribe again".into(),
+            ..Refused::default()
         };
         let slots: Vec<usize> = self.seats[index].follows.iter().map(|(slot, _)| slot).collect();
         for slot in slots {

@@ -143,7 +143,7 @@ impl Hub {
                     verdict.refused.extend(answer.refused);
                 }
                 Ok(Event::Error(error)) if error.id == Some(ID) => {
-                    verdict.whole = Some(Refused { symbol: String::new(), code: error.code, reason: error.reason });
+                    verdict.whole = Some(Refused { code: error.code, reason: error.reason, ..Refused::default() });
                 }
                 _ => {}
             }
@@ -200,7 +200,7 @@ impl Verdict {
 }
 
 fn refusal(reason: Reason) -> Refused {
-    Refused { symbol: String::new(), code: reason.word().into(), reason: reason.sentence().into() }
+    Refused { code: reason.word().into(), reason: reason.sentence().into(), ..Refused::default() }
 }
 
 fn request_of(encoding: Encoding, message: &Message<'_>) -> Option<Request> {

@@ -80,9 +80,9 @@ impl Hub {
     /// A session's route serves an exchange no more.
     fn revoke_exchange(&mut self, index: usize, lane: usize, exchange: Exchange) {
         let refused = Refused {
-            symbol: String::new(),
             code: Reason::ChannelUnknown.word().into(),
             reason: "this exchange is no longer served here".into(),
+            ..Refused::default()
         };
         let here = |source: usize| {
             let key = &self.sources[source].key;

@@ -20,7 +20,10 @@ impl Hub {
         let meant: Vec<usize> = self.lanes[lane].sources.iter().copied().filter(is_meant).collect();
         for id in meant {
             let symbol = self.sources[id].key.symbol.to_string();
-            self.revoke_source(id, &Refused { symbol, code: revoked.code.clone(), reason: revoked.reason.clone() });
+            self.revoke_source(
+                id,
+                &Refused { symbol, code: revoked.code.clone(), reason: revoked.reason.clone(), metadata: None },
+            );
         }
     }
 

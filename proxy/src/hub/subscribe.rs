@@ -295,6 +295,11 @@ impl Hub {
             let text = "the licence changed meanwhile: subscribe again".to_owned();
             return self.refuse(index, pending.id, Reason::LicenseFeature, text);
         }
+        // Asked when it came, and again now: many may have come before any of them was recorded.
+        if !self.may_record() {
+            self.release_all(&pending.sources);
+            return self.refuse_for_now(index, pending.id, Reason::EdgeOverloaded);
+        }
         let symbols = pending.sources.iter().map(|id| &self.sources[*id].key.symbol);
         if !pending.channel.is_private() && !self.has_room(index, &pending.subscription, symbols) {
             self.release_all(&pending.sources);
@@ -314,6 +319,7 @@ impl Hub {
                 seq: source.stream.seq(),
                 recovered: missed.last().is_some_and(Option::is_some),
                 symbol: source.key.symbol.to_string(),
+                metadata: None,
             }));
         }
         answer.subscription = (!answer.accepted.is_empty()).then(|| pending.subscription.to_string());
@@ -467,7 +473,7 @@ impl Hub {
 }
 
 fn refusal(symbol: &str, reason: Reason) -> Refused {
-    Refused { symbol: symbol.into(), code: reason.word().into(), reason: reason.sentence().into() }
+    Refused { symbol: symbol.into(), code: reason.word().into(), reason: reason.sentence().into(), metadata: None }
 }
 
 /// Filters in one form, so that equal ones share a feed.

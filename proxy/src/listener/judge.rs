@@ -20,6 +20,7 @@ use crate::identity::Verified;
 use crate::limits::SessionPermit;
 use crate::metrics::Outcome;
 use crate::refusal::Refusal;
+use crate::usage::Who;
 use crate::worker::Handoff;
 
 /// What is to be done with a request.
@@ -92,7 +93,7 @@ impl Connection {
         let mut asked = WebSocketRequest::read(parts)?;
         self.origin(parts, &target, route)?;
         let token = handshake::bearer(&parts.headers).or(asked.token.take()).or(target.token.take());
-        let verified = self.verify(route, token)?;
+        let verified = self.verify(route, token).inspect_err(|refusal| self.turned_away(route, None, refusal))?;
         let is_channel = matches!(route.target, generation::Target::Channel(_));
         let encoding = if is_channel {
             let encoding = asked.encoding()?;
@@ -104,7 +105,9 @@ impl Connection {
         };
         let permit = self.door.limiter.session(self.client.ip()).map_err(|full| {
             tracing::warn!(client = %self.client, route = route.name(), limit = full.limit(), "a limit is reached");
-            Refusal::new(Reason::EdgeOverloaded)
+            let refusal = Refusal::new(Reason::EdgeOverloaded);
+            self.turned_away(route, verified.as_ref(), &refusal);
+            refusal
         })?;
         let keep = if is_channel { KeepAuthorization::No } else { KeepAuthorization::Yes };
         let claims = verified.as_ref().map(|verified| verified.payload.as_str());
@@ -153,6 +156,14 @@ impl Connection {
             .verify(&token.0)
             .map(Some)
             .map_err(|rejected| Refusal::new(rejected.reason).detail(rejected.detail))
+    }
+
+    /// Puts a refusal at the door into the usage record: who tried to use what, as far as it is known.
+    fn turned_away(&self, route: &generation::Route, verified: Option<&Verified>, refusal: &Refusal) {
+        if let Some(usage) = &self.door.shared.usage {
+            let (tenant, user) = verified.map_or_else(Default::default, |v| (v.tenant.clone(), v.user.clone()));
+            usage.turned_away(Who { route: route.name().into(), tenant, user }, refusal.reason.word());
+        }
     }
 
     /// Notes a refusal where people and machines look for it.

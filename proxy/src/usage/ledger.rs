@@ -36,6 +36,14 @@ pub struct Found {
     pub record: Result<Record, String>,
     /// Whether it is what was written, behind what was written before it.
     pub chained: bool,
+    hash: Hash,
+}
+
+impl Found {
+    /// Its hash, in hex, as [`Ledger::head`] gives that of the newest.
+    pub fn hash(&self) -> String {
+        hex(&self.hash)
+    }
 }
 
 impl Ledger {
@@ -117,7 +125,7 @@ impl Ledger {
             let (hash, json) = split(value.value());
             let chained = number == expected && hash == chain(&before, number, json);
             let record = serde_json::from_slice(json).map_err(|error| error.to_string());
-            each(Found { number, record, chained });
+            each(Found { number, record, chained, hash });
             (before, expected) = (hash, number + 1);
         }
         Ok(())
@@ -126,8 +134,12 @@ impl Ledger {
     /// The hash of the newest record, in hex: whoever keeps it elsewhere sees whether the end was cut off.
     pub fn head(&self) -> (u64, String) {
         let (number, hash) = self.newest.lock().map_or((0, [0; HASH_BYTES]), |newest| *newest);
-        (number, hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        (number, hex(&hash))
     }
+}
+
+fn hex(hash: &Hash) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn chain(before: &Hash, number: u64, json: &[u8]) -> Hash {

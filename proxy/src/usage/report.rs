@@ -50,6 +50,8 @@ pub struct Product {
 }
 
 type User = (String, String);
+/// Open uses: by product, who, in which sessions.
+type Open = BTreeMap<String, BTreeMap<User, BTreeSet<String>>>;
 
 impl Month {
     /// Reads `2026-11`.
@@ -72,16 +74,16 @@ impl Month {
     }
 }
 
-/// Counts a month. Whatever is open when a new day begins is in use on that day too.
-pub fn report(ledger: &Ledger, month: &Month, zone: &str) -> Result<Report, String> {
+/// Counts a month. Whatever is open when a new day begins is in use on that day too; and until `now`, where that is said,
+/// what is open behind the last record.
+pub fn report(ledger: &Ledger, month: &Month, zone: &str, now: Option<i64>) -> Result<Report, String> {
     let mut report = Report {
         month: format!("{:04}-{:02}", month.year, month.month),
         time_zone: zone.to_owned(),
         ..Report::default()
     };
     let mut all = BTreeSet::new();
-    // Open uses: by product, who, in how many sessions.
-    let mut open: BTreeMap<String, BTreeMap<User, BTreeSet<String>>> = BTreeMap::new();
+    let mut open = Open::new();
     let mut today: Option<Date> = None;
     ledger.each(|found| {
         if !found.chained {
@@ -89,15 +91,7 @@ pub fn report(ledger: &Ledger, month: &Month, zone: &str) -> Result<Report, Stri
         }
         let Ok(record) = found.record else { return };
         let Some(day) = month.day(record.at) else { return };
-        // Days on which nothing began or ended are days of use all the same.
-        while let Some(last) = today.filter(|last| *last < day) {
-            let Ok(next) = last.tomorrow() else { break };
-            today = Some(next);
-            if month.has(next) {
-                open.iter().for_each(|(product, users)| note(&mut report, product, next, users, &mut all));
-            }
-        }
-        today = Some(today.map_or(day, |today| today.max(day)));
+        pass(&mut report, month, &mut today, day, &open, &mut all);
         let user = (record.tenant.clone(), record.user.clone());
         match record.kind {
             Some(Kind::Start) => open.clear(),
@@ -120,17 +114,40 @@ pub fn report(ledger: &Ledger, month: &Month, zone: &str) -> Result<Report, Stri
             }
             Some(Kind::Session) if month.has(day) => drop(all.insert(user)),
             Some(Kind::Refusal | Kind::Revocation) if month.has(day) => {
-                *report.refused.entry(record.reason.clone()).or_default() += 1;
+                // Those at the door are gathered.
+                *report.refused.entry(record.reason.clone()).or_default() += record.count.max(1);
             }
             Some(Kind::Lost) if month.has(day) => report.lost += record.count,
             _ => {}
         }
     })?;
+    if let Some(day) = now.and_then(|now| month.day(now)) {
+        pass(&mut report, month, &mut today, day, &open, &mut all);
+    }
     report.units = all.len();
     for product in report.products.values_mut() {
         product.units = product.users.len();
     }
     Ok(report)
+}
+
+/// Goes on to a day: those on which nothing began or ended are days of use all the same.
+fn pass(
+    report: &mut Report,
+    month: &Month,
+    today: &mut Option<Date>,
+    day: Date,
+    open: &Open,
+    all: &mut BTreeSet<User>,
+) {
+    while let Some(last) = today.filter(|last| *last < day) {
+        let Ok(next) = last.tomorrow() else { break };
+        *today = Some(next);
+        if month.has(next) {
+            open.iter().for_each(|(product, users)| note(report, product, next, users, all));
+        }
+    }
+    *today = Some(today.map_or(day, |today| today.max(day)));
 }
 
 fn note(
@@ -275,7 +292,7 @@ mod tests {
             ])
             .unwrap();
         let month = Month::parse("2026-11", "Africa/Cairo").unwrap();
-        let report = report(&ledger, &month, "Africa/Cairo").unwrap();
+        let report = report(&ledger, &month, "Africa/Cairo", None).unwrap();
         let product = &report.products["EGX/market_data"];
         assert_eq!((report.units, product.units), (4, 4));
         let peaks: Vec<(&str, usize)> = product.peak_by_day.iter().map(|(day, peak)| (day.as_str(), *peak)).collect();
@@ -284,6 +301,63 @@ mod tests {
             [("2026-11-01", 1), ("2026-11-02", 1), ("2026-11-03", 3), ("2026-11-04", 1), ("2026-11-05", 2)]
         );
         assert!(Month::parse("2026-13", "UTC").is_err() && Month::parse("November", "UTC").is_err());
+        std::fs::remove_file(file).unwrap();
+    }
+
+    /// Computed by hand. December 2026 in Cairo (UTC+2) begins on 30 November at 22:00Z.
+    ///
+    /// | user  | begins (Cairo)   | ends (Cairo)     | days of December |
+    /// |-------|------------------|------------------|------------------|
+    /// | amina | 30 Nov 23:30     | 1 Dec 00:30      | 1                |
+    /// | badr  | 30 Nov 23:00     | 30 Nov 23:59:59  | none             |
+    /// | dalia | 1 Dec 00:00      | 1 Dec 00:15      | 1                |
+    /// | emad  | 2 Dec 10:00      | still open       | 2 and on         |
+    /// | farah | 3 Dec 10:00      | 3 Dec 11:00      | 3                |
+    ///
+    /// At once: on 1 Dec amina and dalia (2), on 2 Dec emad (1), on 3 Dec emad and farah (2), and emad until the 5th,
+    /// which is when the report is asked for. Units of December: amina, dalia, emad, farah; of November: amina, badr.
+    #[test]
+    fn a_month_computed_by_hand_over_its_border_is_what_is_reported() {
+        let file = std::env::temp_dir().join(format!("bawaba-border-{}.redb", std::process::id()));
+        let _ = std::fs::remove_file(&file);
+        let ledger = Ledger::open(&file).unwrap();
+        let at = |text: &str| i64::try_from(text.parse::<Timestamp>().unwrap().as_nanosecond()).unwrap();
+        let product = |user: &str, when: &str, ended: bool| Record {
+            kind: Some(Kind::Product),
+            at: at(when),
+            user: user.into(),
+            session: user.into(),
+            product: "EGX/trades".into(),
+            to: ended.then(|| at(when)),
+            ..Record::default()
+        };
+        ledger
+            .append(&[
+                product("badr", "2026-11-30T21:00:00Z", false),
+                product("amina", "2026-11-30T21:30:00Z", false),
+                product("badr", "2026-11-30T21:59:59Z", true),
+                product("dalia", "2026-11-30T22:00:00Z", false),
+                product("dalia", "2026-11-30T22:15:00Z", true),
+                product("amina", "2026-11-30T22:30:00Z", true),
+                product("emad", "2026-12-02T08:00:00Z", false),
+                product("farah", "2026-12-03T08:00:00Z", false),
+                product("farah", "2026-12-03T09:00:00Z", true),
+            ])
+            .unwrap();
+        let asked = |month: &str, now: Option<&str>| {
+            let month = Month::parse(month, "Africa/Cairo").unwrap();
+            let report = report(&ledger, &month, "Africa/Cairo", now.map(at)).unwrap();
+            let peaks: Vec<(String, usize)> = report.products["EGX/trades"].peak_by_day.clone().into_iter().collect();
+            (report.units, report.products["EGX/trades"].units, peaks)
+        };
+        let days =
+            |days: &[(&str, usize)]| days.iter().map(|(day, peak)| ((*day).to_owned(), *peak)).collect::<Vec<_>>();
+        let to_the_third = [("2026-12-01", 2), ("2026-12-02", 1), ("2026-12-03", 2)];
+        assert_eq!(asked("2026-11", None), (2, 2, days(&[("2026-11-30", 2)])));
+        assert_eq!(asked("2026-12", None), (4, 4, days(&to_the_third)), "nobody is there to use anything");
+        let on_the_fifth = [&to_the_third[..], &[("2026-12-04", 1), ("2026-12-05", 1)]].concat();
+        assert_eq!(asked("2026-12", Some("2026-12-05T12:00:00Z")), (4, 4, days(&on_the_fifth)));
+        assert_eq!(asked("2026-12", Some("2026-12-04T22:00:00Z")), (4, 4, days(&on_the_fifth)), "Cairo's midnight");
         std::fs::remove_file(file).unwrap();
     }
 

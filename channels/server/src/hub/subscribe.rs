@@ -65,7 +65,7 @@ impl Hub {
             let recovered = matches!(begin, Begin::Resumed { .. });
             let (epoch, seq) =
                 if has_sequence(channel) { (self.feed.epoch().to_owned(), after) } else { Default::default() };
-            answer.accepted.push(Accepted { symbol, epoch, seq, recovered });
+            answer.accepted.push(Accepted { symbol, epoch, seq, recovered, metadata: None });
             begun.push((lane, begin, after));
         }
         answer.market = (self.phase() != Phase::Continuous).then(|| self.market_on_the_wire());
@@ -103,6 +103,7 @@ impl Hub {
             symbol: symbol.chars().take(40).collect(),
             code: Reason::ChannelSymbolUnknown.word().into(),
             reason: Reason::ChannelSymbolUnknown.sentence().into(),
+            metadata: None,
         });
         Ok((lanes, refused.collect()))
     }

@@ -167,7 +167,7 @@ impl Hub {
         };
         account.watchers.retain(|w| (w.session, w.channel) != (id, channel));
         account.watchers.push(Watcher { session: id, channel, name: name.clone(), after });
-        let accepted = vec![Accepted { symbol: String::new(), epoch, seq: after.max(seq), recovered }];
+        let accepted = vec![Accepted { epoch, seq: after.max(seq), recovered, ..Accepted::default() }];
         let subscription = Some(name.clone());
         self.tell(
             id,

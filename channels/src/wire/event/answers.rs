@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::record;
+use super::{Metadata, record};
 use crate::wire::time::{nanos, nanos_option};
 
 record! {
@@ -117,6 +117,10 @@ record! {
         #[prost(bool, tag = "4")]
         #[serde(default)]
         recovered: bool,
+        /// The compliance verdict, when the session is screened.
+        #[prost(message, optional, tag = "5")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metadata: Option<Metadata>,
     }
 }
 
@@ -133,6 +137,10 @@ record! {
         #[prost(string, tag = "3")]
         #[serde(default)]
         reason: String,
+        /// The compliance verdict, where that is why.
+        #[prost(message, optional, tag = "4")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        metadata: Option<Metadata>,
     }
 }
 

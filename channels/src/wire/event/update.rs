@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::record;
 use crate::decimal::Decimal;
-use crate::wire::time::nanos;
+use crate::wire::time::{nanos, nanos_option};
 use crate::wire::{Malformed, Tag, Timestamp, body_from_json};
 
 record! {
@@ -141,10 +141,41 @@ record! {
         #[prost(string, tag = "5")]
         #[serde(default, skip_serializing_if = "String::is_empty")]
         list: String,
+        /// The standard by which that list was evaluated, if it came of figures.
+        #[prost(string, tag = "10")]
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        standard: String,
+        /// From when on that list holds.
+        #[prost(int64, optional, tag = "9")]
+        #[serde(default, with = "nanos_option", skip_serializing_if = "Option::is_none")]
+        effective_from: Option<i64>,
+        /// The list had ended, and is used all the same.
+        #[prost(bool, tag = "12")]
+        #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+        historical: bool,
+        /// The refusal word, where it is not allowed.
+        #[prost(string, tag = "7")]
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+        /// Part of the income from it that a holder gives away, per cent, where it is known.
+        #[prost(message, optional, tag = "8")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        purification: Option<Decimal>,
+        /// The rule that decided what is shown, where it was not the verdict alone.
+        #[prost(string, tag = "11")]
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        rule: String,
         /// When it was judged.
         #[prost(int64, tag = "6")]
         #[serde(with = "nanos")]
         filtered_at: i64,
+    }
+}
+
+impl Metadata {
+    /// The protobuf form, as a field of an update holds it.
+    pub fn to_proto(&self) -> Vec<u8> {
+        prost::Message::encode_to_vec(self)
     }
 }
 

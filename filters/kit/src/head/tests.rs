@@ -78,10 +78,11 @@ fn a_message_that_is_not_edited_is_written_as_it_came_and_one_that_is_still_deco
                 message.remove_symbol(&symbol);
             }
             message.set_reason("so");
-            message.set_metadata(
-                &crate::Metadata { compliant: true, board: "B\"", level: "strict", result: "listed", list: "" }
-                    .prepare(),
-            );
+            message.set_metadata(&crate::PreparedMetadata::of(&crate::Metadata {
+                sharia_compliant: true,
+                compliance_board: "B\"".into(),
+                ..crate::Metadata::default()
+            }));
             let mut out = Vec::new();
             message.write(&mut out);
             let context = format!("{encoding:?} {value}");

@@ -2,9 +2,9 @@
 //!
 //! What is not edited is copied as it came: member order, unknown members, spacing, unknown protobuf fields.
 
-use bawaba_channels::wire::{Encoding, Islamic};
+use bawaba_channels::wire::{Encoding, Islamic, Metadata};
 
-use super::{Message, Metadata, PreparedMetadata};
+use super::{Message, PreparedMetadata};
 use crate::head::{Field, inner_text};
 use crate::json::{self, Span, put_string};
 use crate::kind::Kind;
@@ -53,7 +53,7 @@ impl Message<'_> {
             let known = self.head.span(Field::Refused);
             set(Field::Refused, self.refused_json(known));
         }
-        if !edits.refused.is_empty() || !edits.removed.is_empty() {
+        if !edits.refused.is_empty() || !edits.removed.is_empty() || !edits.screened.is_empty() {
             let list = if self.kind() == Kind::Subscribed { Field::Accepted } else { Field::Symbols };
             let span = self.head.span(list);
             if span.is_some() {
@@ -91,14 +91,41 @@ impl Message<'_> {
         let mut symbols = self.head.symbols.iter();
         let mut list = vec![b'['];
         let walked = json::elements(self.bytes, span, |element| {
-            if !symbols.next().is_none_or(|symbol| self.goes(symbol)) {
-                put_element(&mut list, element.of(self.bytes));
+            let Some(symbol) = symbols.next().filter(|symbol| !self.goes(symbol)) else { return Ok(()) };
+            match self.screened(symbol) {
+                Some(metadata) => put_element(&mut list, &self.entry_json(element, metadata)),
+                None => put_element(&mut list, element.of(self.bytes)),
             }
             Ok(())
         });
         debug_assert!(walked.is_ok(), "read once already");
         list.push(b']');
         list
+    }
+
+    fn screened(&self, symbol: &str) -> Option<&[u8]> {
+        self.edits.screened.iter().find(|(known, _)| known == symbol).map(|(_, metadata)| metadata.as_slice())
+    }
+
+    /// An entry of `accepted` with its verdict, in the place of one that it had.
+    fn entry_json(&self, element: Span, metadata: &[u8]) -> Vec<u8> {
+        let mut entry = vec![b'{'];
+        let _ = json::members_at(self.bytes, element, |key, value| {
+            if json::unescaped(key).is_none_or(|key| key != "metadata") {
+                if entry.len() > 1 {
+                    entry.push(b',');
+                }
+                entry.push(b'"');
+                entry.extend_from_slice(key);
+                entry.extend_from_slice(b"\":");
+                entry.extend_from_slice(value.of(self.bytes));
+            }
+            Ok(())
+        });
+        entry.extend_from_slice(b",\"metadata\":");
+        entry.extend_from_slice(metadata);
+        entry.push(b'}');
+        entry
     }
 
     /// The members of `resume`, without the symbols that go.
@@ -142,6 +169,11 @@ impl Message<'_> {
             put_string(&mut entry, refusal.reason.word());
             entry.extend_from_slice(b",\"reason\":");
             put_string(&mut entry, refusal.sentence());
+            if let Some(metadata) = &refusal.metadata {
+                entry.extend_from_slice(b",\"metadata\":");
+                // A plain struct always serialises.
+                entry.extend_from_slice(&serde_json::to_vec(metadata).unwrap_or_else(|_| b"null".to_vec()));
+            }
             entry.push(b'}');
             put_element(&mut list, &entry);
         }
@@ -160,7 +192,15 @@ impl Message<'_> {
                 Some(Field::Reason) => edits.reason.is_some(),
                 Some(Field::Symbols) => core::str::from_utf8(field.value.of(self.bytes)).is_ok_and(|s| self.goes(s)),
                 Some(Field::Accepted | Field::Resume) => {
-                    inner_text(self.bytes, field.value, 1).is_ok_and(|symbol| self.goes(&symbol))
+                    let symbol = inner_text(self.bytes, field.value, 1).unwrap_or_default();
+                    let goes = self.goes(&symbol);
+                    match self.screened(&symbol).filter(|_| !goes && name == Some(Field::Accepted)) {
+                        Some(metadata) => {
+                            put_bytes(&mut body, field.number, &self.entry_proto(field.value, metadata));
+                            true
+                        }
+                        None => goes,
+                    }
                 }
                 Some(Field::Data) if self.kind() == Kind::News && !edits.removed.is_empty() => {
                     put_bytes(&mut body, field.number, &self.kept_news(field.value));
@@ -196,6 +236,18 @@ impl Message<'_> {
         put_bytes(out, self.head.tag, &body);
     }
 
+    fn entry_proto(&self, accepted: Span, metadata: &[u8]) -> Vec<u8> {
+        let mut entry = Vec::new();
+        let _ = proto::fields(self.bytes, accepted, |field| {
+            if field.number != 5 {
+                entry.extend_from_slice(field.whole.of(self.bytes));
+            }
+            Ok(())
+        });
+        put_bytes(&mut entry, 5, metadata);
+        entry
+    }
+
     fn kept_news(&self, data: Span) -> Vec<u8> {
         let mut news = Vec::new();
         let _ = proto::fields(self.bytes, data, |field| {
@@ -222,42 +274,25 @@ fn put_refused_proto(body: &mut Vec<u8>, symbol: &str, refusal: &Refusal) {
     put_text(&mut entry, 1, symbol);
     put_text(&mut entry, 2, refusal.reason.word());
     put_text(&mut entry, 3, refusal.sentence());
+    if let Some(metadata) = &refusal.metadata {
+        put_bytes(&mut entry, 4, &metadata.to_proto());
+    }
     put_bytes(body, 4, &entry);
 }
 
-impl Metadata<'_> {
-    /// Puts it into both encodings, once for many updates.
-    pub fn prepare(&self) -> PreparedMetadata {
-        let mut json = Vec::with_capacity(256);
-        json.extend_from_slice(if self.compliant {
-            b"{\"sharia_compliant\":true,\"compliance_board\":".as_slice()
-        } else {
-            b"{\"sharia_compliant\":false,\"compliance_board\":".as_slice()
-        });
-        put_string(&mut json, self.board);
-        json.extend_from_slice(b",\"compliance_level\":");
-        put_string(&mut json, self.level);
-        json.extend_from_slice(b",\"screening_result\":");
-        put_string(&mut json, self.result);
-        if !self.list.is_empty() {
-            json.extend_from_slice(b",\"list\":");
-            put_string(&mut json, self.list);
-        }
-        json.extend_from_slice(b",\"filtered_at\":\"");
-
-        let mut proto = Vec::with_capacity(96);
-        if self.compliant {
-            put_number(&mut proto, 1, 1);
-        }
-        put_text(&mut proto, 2, self.board);
-        put_text(&mut proto, 3, self.level);
-        put_text(&mut proto, 4, self.result);
-        put_text(&mut proto, 5, self.list);
-        PreparedMetadata { json, proto }
-    }
-}
-
 impl PreparedMetadata {
+    /// Puts a verdict into both encodings, but for `filtered_at`, which every message gets anew.
+    pub fn of(metadata: &Metadata) -> Self {
+        let metadata = Metadata { filtered_at: 0, ..metadata.clone() };
+        // A plain struct always serialises; its last member is the instant.
+        let mut json = serde_json::to_vec(&metadata).unwrap_or_default();
+        let key = b"\"filtered_at\":\"";
+        let at = json.windows(key.len()).rposition(|window| window == key).map_or(0, |at| at + key.len());
+        json.truncate(at);
+        // An instant of zero is left out.
+        Self { json, proto: metadata.to_proto() }
+    }
+
     /// The value of `metadata` in this encoding, judged at `stamp`.
     pub(super) fn at(&self, encoding: Encoding, stamp: &Stamp) -> Vec<u8> {
         match encoding {

@@ -10,7 +10,7 @@ use bawaba_filter_kit::channels::reason::Reason;
 use bawaba_filter_kit::channels::wire::{Encoding, Timestamp};
 use bawaba_filter_kit::handshake::Handshake;
 use bawaba_filter_kit::stream::Stream;
-use bawaba_filter_kit::{Audience, Kind, Limits, Message, Metadata, Policy, Session, Verdict};
+use bawaba_filter_kit::{Audience, Kind, Limits, Message, Metadata, Policy, PreparedMetadata, Session, Verdict};
 
 pub const NOW: Timestamp = Timestamp(1_795_334_400_000_000_000);
 
@@ -54,16 +54,14 @@ impl Policy for Table {
         match symbol.as_deref() {
             Some("EAST" | "DROP") => return Verdict::Drop,
             Some("SHUT") => return Verdict::close(CloseCode::COMPLIANCE, Reason::ShariaNotCompliant),
-            Some("NOTE") => message.set_metadata(
-                &Metadata {
-                    compliant: true,
-                    board: "EGX33",
-                    level: "strict",
-                    result: "listed",
-                    list: "egx33@2024-06-12",
-                }
-                .prepare(),
-            ),
+            Some("NOTE") => message.set_metadata(&PreparedMetadata::of(&Metadata {
+                sharia_compliant: true,
+                compliance_board: "EGX33".into(),
+                compliance_level: "strict".into(),
+                screening_result: "listed".into(),
+                list: "egx33@2024-06-12".into(),
+                ..Metadata::default()
+            })),
             _ => {}
         }
         if message.kind() == Kind::Subscribed {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Settings;
 use crate::instrument::{Directory, Found, InstrumentId};
-use crate::sharia::list::Removal;
+use crate::sharia::list::{Removal, Security};
 use crate::sharia::standard::Standard;
 use crate::{DataError, InstrumentRef, UnixNanos};
 
@@ -66,18 +66,19 @@ pub(super) fn index_removals(
     let mut removed = Vec::new();
     for removal in removals {
         let before = removed.len();
+        let Security { isin, exchange, symbol } = &removal.security;
         let mut add = |id| removed.push((id, removal.board.clone(), removal.from));
-        if let (Some(exchange), Some(symbol)) = (&removal.exchange, &removal.symbol)
+        if let (Some(exchange), Some(symbol)) = (exchange, symbol)
             && let Found::One(id) = directory.find(InstrumentRef::new(exchange, symbol), removal.from)
         {
             add(id);
             // Every line of the security goes with it.
             directory.isin(id).into_iter().flat_map(|isin| directory.with_isin(isin)).for_each(&mut add);
         }
-        removal.isin.into_iter().flat_map(|isin| directory.with_isin(isin)).for_each(&mut add);
+        isin.iter().copied().flat_map(|isin| directory.with_isin(isin)).for_each(&mut add);
         if removed.len() == before {
             // An order to stop something that nobody finds must not look as if it were carried out.
-            let name = removal.symbol.clone().or(removal.isin.map(|isin| isin.as_str().into())).unwrap_or_default();
+            let name = symbol.clone().or(isin.map(|isin| isin.as_str().into())).unwrap_or_default();
             return Err(DataError::RemovalUnknown(name));
         }
     }
