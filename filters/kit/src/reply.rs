@@ -33,7 +33,7 @@ pub(crate) fn subscribed(id: Option<u64>, refused: &[(String, Refusal)]) -> Even
             symbol: symbol.clone(),
             code: refusal.reason.word().into(),
             reason: refusal.sentence().into(),
-            metadata: refusal.metadata.as_deref().cloned(),
+            metadata: refusal.metadata.clone(),
         })
         .collect();
     Event::Subscribed(Subscribed { id, subscription: None, accepted: Vec::new(), refused, market: None })

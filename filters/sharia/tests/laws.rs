@@ -16,17 +16,17 @@ mod words;
 
 use std::collections::BTreeSet;
 
-use bawaba_filter_kit::channels::frame::{self, Decoder, Sender};
+use bawaba_filter_kit::channels::frame;
 use bawaba_filter_kit::channels::wire::{Encoding, Event, Timestamp};
 use bawaba_filter_kit::handshake::Handshake;
 use bawaba_filter_kit::stream::Stream;
-use bawaba_filter_kit::{Limits, Policy as _, Verdict, configure};
+use bawaba_filter_kit::{Policy as _, Verdict, configure};
 use bawaba_policies::sharia::{Register, Screening, Settings};
 use bawaba_policies::{InstrumentRef, UnixNanos};
 use policy::Sharia;
 use proptest::prelude::*;
 
-use support::{LAUNCH, NOW, SCREENED, base64url, connect, event, payloads, screened, update};
+use support::{LAUNCH, NOW, SCREENED, base64url, connect, event, screened, update};
 
 #[test]
 fn subscribing_is_judged_symbol_by_symbol() {

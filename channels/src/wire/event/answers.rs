@@ -1,5 +1,6 @@
 //! Welcome, and the answers to requests.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -118,9 +119,9 @@ record! {
         #[serde(default)]
         recovered: bool,
         /// The compliance verdict, when the session is screened.
-        #[prost(message, optional, tag = "5")]
+        #[prost(message, optional, boxed, tag = "5")]
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        metadata: Option<Metadata>,
+        metadata: Option<Box<Metadata>>,
     }
 }
 
@@ -138,9 +139,9 @@ record! {
         #[serde(default)]
         reason: String,
         /// The compliance verdict, where that is why.
-        #[prost(message, optional, tag = "4")]
+        #[prost(message, optional, boxed, tag = "4")]
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        metadata: Option<Metadata>,
+        metadata: Option<Box<Metadata>>,
     }
 }
 

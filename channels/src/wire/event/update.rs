@@ -1,5 +1,6 @@
 //! Public updates: quotes, books, trades and news, with the verdict that travels with them.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -236,8 +237,8 @@ pub struct Update {
     #[prost(int64, tag = "8")]
     pub time: i64,
     /// The compliance verdict.
-    #[prost(message, optional, tag = "9")]
-    pub metadata: Option<Metadata>,
+    #[prost(message, optional, boxed, tag = "9")]
+    pub metadata: Option<Box<Metadata>>,
     /// On a snapshot taken outside continuous trading: the phase, such as `closed`.
     #[prost(string, optional, tag = "14")]
     pub phase: Option<String>,
@@ -293,7 +294,7 @@ struct UpdateJson<'a> {
     snapshot: bool,
     #[serde(default, with = "nanos")]
     time: i64,
-    metadata: Option<Metadata>,
+    metadata: Option<Box<Metadata>>,
     phase: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
