@@ -23,6 +23,7 @@ use crate::explain::Question;
 use crate::generation::{Audience, Target};
 use crate::listener::Door;
 
+mod endpoints;
 mod filters;
 
 /// Connections at once: operators and scrapers, not clients.
@@ -90,6 +91,9 @@ impl ServeHttp for Admin {
         if let Some(rest) = path.strip_prefix("/filters/") {
             return filters::answer(&self.0, session, &method, rest).await;
         }
+        if let Some(cluster) = path.strip_prefix("/endpoints/") {
+            return endpoints::answer(&self.0, session, &method, cluster).await;
+        }
         let query = request.uri.query().unwrap_or("").to_owned();
         if path.starts_with("/usage/") || path == "/explain" {
             return self.ask(&method, &path, &query).await;
@@ -118,7 +122,7 @@ impl Admin {
             "/readyz" => self.ready(),
             "/metrics" => self.metrics(),
             "/sessions" => json_page(&self.sessions().await),
-            "/endpoints" => json_page(&self.endpoints()),
+            "/endpoints" => json_page(&endpoints::all(&self.0.shared.generation())),
             "/filters" => json_page(&self.filters()),
             "/generation" => json_page(&self.generation()),
             "/config" => json_page(&self.0.shared.generation().config.redacted()),
@@ -132,6 +136,7 @@ impl Admin {
                  GET /usage/report?month= /usage/export /usage/verify /explain?user=&exchange=&symbol=\nPOST /drain\n\
                  GET /filters/NAME /filters/NAME/history /filters/NAME/shadow /filters/NAME/canary\n\
                  PUT /filters/NAME /filters/NAME/settings (?mode=shadow, ?mode=canary&percent=5)\n\
+                 GET PUT DELETE /endpoints/CLUSTER\n\
                  POST /filters/NAME/rollback /filters/NAME/promote /filters/NAME/abort\n",
             ),
         }
@@ -246,19 +251,6 @@ impl Admin {
             })
             .collect();
         json!({ "open": open, "slots_taken": self.0.limiter.sessions(), "shown": list.len(), "sessions": list })
-    }
-
-    fn endpoints(&self) -> Value {
-        let generation = self.0.shared.generation();
-        let clusters = generation.clusters.iter().map(|(name, cluster)| {
-            let endpoints: Vec<Value> = cluster
-                .endpoints()
-                .iter()
-                .map(|endpoint| json!({ "address": endpoint.address, "state": cluster.state(endpoint).label() }))
-                .collect();
-            (name.clone(), Value::Array(endpoints))
-        });
-        Value::Object(clusters.collect())
     }
 
     fn filters(&self) -> Value {

@@ -284,15 +284,16 @@ impl Checker<'_> {
             self.error(at!["cluster", name, "endpoints"], format!("cluster \"{name}\" has no endpoint"));
         }
         for (index, endpoint) in cluster.endpoints.iter().enumerate() {
-            if !is_host_and_port(endpoint) {
+            let address = &endpoint.address;
+            if !is_host_and_port(address) {
                 self.error_with(
                     at!["cluster", name, "endpoints", index],
-                    format!("\"{endpoint}\" is no endpoint"),
+                    format!("\"{address}\" is no endpoint"),
                     "write host:port, such as \"10.0.0.5:7000\" or \"egx-1.internal:7000\"",
                 );
             }
-            if cluster.endpoints[..index].contains(endpoint) {
-                self.error(at!["cluster", name, "endpoints", index], format!("{endpoint} is listed twice"));
+            if cluster.endpoints[..index].iter().any(|other| other.address == *address) {
+                self.error(at!["cluster", name, "endpoints", index], format!("{address} is listed twice"));
             }
         }
         if !cluster.path.starts_with('/') {
@@ -455,7 +456,8 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-fn is_host_and_port(endpoint: &str) -> bool {
+/// Whether this can be the address of an endpoint.
+pub fn is_host_and_port(endpoint: &str) -> bool {
     endpoint.rsplit_once(':').is_some_and(|(host, port)| {
         let host_is_good = match host.strip_prefix('[') {
             Some(v6) => v6.strip_suffix(']').is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok()),

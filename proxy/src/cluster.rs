@@ -1,107 +1,39 @@
 //! Clusters: which endpoints there are, which of them serve, and which one a user belongs to.
 //!
-//! The choice is a pure function of names and states, the same in every edge: a verified sticky token first,
-//! then rendezvous hashing, so that losing one of N endpoints moves only the users that were on it.
-//! It opens no session; [`crate::health`] tells it what it saw, trunks and relays what failed.
+//! What may be decided without a socket or a clock is [`bawaba_routing`]'s; here it is named, timed, logged and woken
+//! for. Opens no session; [`crate::health`] tells it what it saw, trunks and relays what failed.
+//!
+//! # Sources of endpoints
+//! The set is dynamic. A source (a file, DNS, Kubernetes, announcements over NATS) needs two calls, from any thread:
+//!
+//! * [`Cluster::announce`]`(source, endpoints)`: everything that the source knows of this cluster now, whole. It replaces
+//!   what the same source said before; calling it with nothing new costs a comparison.
+//! * [`Cluster::retract`]`(source)`: the source itself is no more (it left the configuration). A source that has lost its
+//!   upstream does not retract: what it last said goes on to count, and health checks say what still serves.
+//!
+//! Names of sources are stable words (`"dns"`, `"file"`); the configuration's own endpoints are the source `"static"`.
+//! Added endpoints begin unchecked, are checked at once and warm up; removed ones drain (relays stay, trunks go on
+//! elsewhere); those that stay keep state and load, by address. A new generation whose cluster has other settings takes
+//! all of it over ([`Cluster::inherit`]), once when it is built and again when it comes into force. Whoever feeds a
+//! cluster asks [`crate::shared::Shared::generation`] for it at each event, as a generation replaces the object.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
+pub use bawaba_routing::{Announced, Endpoint, Finding, State};
+use bawaba_routing::{Ask, Changed, Roster, Thresholds};
+use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
 use crate::config;
-use crate::jitter::mix;
 
-/// What is known of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// No check has ended yet: taken only where nothing is known to serve.
-    Unchecked,
-    /// Takes sessions.
-    Serving,
-    /// A connection failed or a trunk was lost since the last good check: not taken until one succeeds.
-    Suspect,
-    /// Answers, but asks to be left (readiness is off).
-    Draining,
-    /// Does not answer.
-    Gone,
-}
+/// Since when time is counted here.
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-impl State {
-    /// The label in admin and metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Unchecked => "unchecked",
-            Self::Serving => "serving",
-            Self::Suspect => "suspect",
-            Self::Draining => "draining",
-            Self::Gone => "gone",
-        }
-    }
-}
-
-/// One endpoint of a cluster.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// `host:port`: its name and its address.
-    pub address: String,
-    /// Its place in the cluster.
-    pub index: usize,
-    hash: u64,
-}
-
-/// What one check of an endpoint found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// It serves.
-    Ready,
-    /// It answers, but not with 200.
-    NotReady,
-    /// No answer in time.
-    Silent,
-}
-
-/// The pure core: states and the thresholds between them.
-#[derive(Clone, Debug)]
-pub struct Tracker {
-    state: State,
-    good_in_a_row: u32,
-    bad_in_a_row: u32,
-}
-
-impl Tracker {
-    const fn new() -> Self {
-        Self { state: State::Unchecked, good_in_a_row: 0, bad_in_a_row: 0 }
-    }
-
-    /// Takes a finding; the state after it.
-    fn note(&mut self, finding: Finding, health: &config::Health) -> State {
-        if finding == Finding::Ready {
-            self.bad_in_a_row = 0;
-            self.good_in_a_row = self.good_in_a_row.saturating_add(1);
-            if self.state == State::Unchecked || self.good_in_a_row >= health.healthy_after {
-                self.state = State::Serving;
-            }
-        } else {
-            self.good_in_a_row = 0;
-            self.bad_in_a_row = self.bad_in_a_row.saturating_add(1);
-            // An endpoint that never served or already failed a connection needs no second proof.
-            let sure = matches!(self.state, State::Unchecked | State::Suspect | State::Draining | State::Gone);
-            if sure || self.bad_in_a_row >= health.unhealthy_after {
-                self.state = if finding == Finding::NotReady { State::Draining } else { State::Gone };
-            }
-        }
-        self.state
-    }
-
-    /// A connection to it failed or broke.
-    fn suspect(&mut self) -> State {
-        if matches!(self.state, State::Serving | State::Unchecked) {
-            self.state = State::Suspect;
-            self.good_in_a_row = 0;
-        }
-        self.state
-    }
+/// Time as the routing core counts it.
+pub fn now() -> Duration {
+    BEGINNING.elapsed()
 }
 
 /// A group of endpoints that serve the same.
@@ -112,18 +44,20 @@ pub struct Cluster {
     pub settings: config::Cluster,
     /// The credential presented to its endpoints (edge before edge).
     pub token: Option<String>,
-    endpoints: Vec<Arc<Endpoint>>,
-    trackers: Mutex<Vec<Tracker>>,
-    states: watch::Sender<Arc<[State]>>,
+    roster: Roster,
+    /// Counts changes of states and of the set.
+    states: watch::Sender<u64>,
+    /// Counts changes of the set.
+    sets: watch::Sender<u64>,
     /// Woken when an endpoint became suspect, so that it is checked at once.
-    pub(crate) check_now: Notify,
+    pub(crate) check_now: Arc<Notify>,
 }
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster")
             .field("name", &self.name)
-            .field("states", &self.states.borrow())
+            .field("endpoints", &self.roster.endpoints())
             .finish_non_exhaustive()
     }
 }
@@ -140,113 +74,138 @@ impl Cluster {
             ),
             None => None,
         };
-        let endpoints: Vec<_> = settings
-            .endpoints
-            .iter()
-            .enumerate()
-            .map(|(index, address)| {
-                Arc::new(Endpoint { address: address.clone(), index, hash: hash(address.as_bytes()) })
-            })
-            .collect();
-        let unchecked: Arc<[State]> = vec![State::Unchecked; endpoints.len()].into();
+        let endpoints = settings.endpoints.clone();
+        let roster = Roster::new(roster_settings(&settings), endpoints, now());
         Ok(Arc::new(Self {
             name: name.to_owned(),
             token,
-            trackers: Mutex::new(vec![Tracker::new(); endpoints.len()]),
-            endpoints,
-            states: watch::channel(unchecked).0,
-            check_now: Notify::new(),
+            roster,
+            states: watch::channel(0).0,
+            sets: watch::channel(0).0,
+            check_now: Arc::new(Notify::new()),
             settings,
         }))
     }
 
-    /// Takes over what is known of the endpoints that an earlier form of this cluster has too.
+    /// Takes over what an earlier form of this cluster knows of its endpoints, and what was announced to it.
     pub fn inherit(&self, before: &Self) {
-        let mut trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = before.trackers.lock().unwrap_or_else(PoisonError::into_inner);
-        for (endpoint, tracker) in self.endpoints.iter().zip(trackers.iter_mut()) {
-            if let Some(same) = before.endpoints.iter().find(|same| same.address == endpoint.address) {
-                tracker.clone_from(&known[same.index]);
-            }
+        self.roster.take_over(&before.roster, now());
+        self.set_changed();
+    }
+
+    /// What `source` knows of this cluster's endpoints now, whole. See the module.
+    pub fn announce(&self, source: &str, endpoints: Vec<Announced>) {
+        self.announced(source, &self.roster.announce(source, endpoints, now()));
+    }
+
+    /// `source` is no more. See the module.
+    pub fn retract(&self, source: &str) {
+        self.announced(source, &self.roster.retract(source, now()));
+    }
+
+    fn announced(&self, source: &str, done: &bawaba_routing::Announcement) {
+        if done.is_nothing() {
+            return;
         }
-        self.states.send_replace(trackers.iter().map(|tracker| tracker.state).collect());
+        let addresses = |endpoints: &[Arc<Endpoint>]| -> Vec<String> {
+            endpoints.iter().take(8).map(|endpoint| endpoint.address.clone()).collect()
+        };
+        tracing::info!(
+            cluster = %self.name, source, endpoints = self.roster.len(),
+            added = done.added.len(), removed = done.removed.len(), altered = done.altered, left_out = done.left_out,
+            first_added = ?addresses(&done.added), first_removed = ?addresses(&done.removed),
+            "endpoints announced"
+        );
+        self.set_changed();
+    }
+
+    fn set_changed(&self) {
+        self.sets.send_modify(|count| *count += 1);
+        self.states.send_modify(|count| *count += 1);
     }
 
     /// All endpoints.
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        &self.endpoints
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.roster.endpoints()
     }
 
-    /// Their states, in the same order; the receiver wakes on every change.
-    pub fn states(&self) -> watch::Receiver<Arc<[State]>> {
+    /// How many endpoints there are.
+    pub fn len(&self) -> usize {
+        self.roster.len()
+    }
+
+    /// Endpoints that no source names any more, while sessions are open on them.
+    pub fn leaving(&self) -> Vec<Arc<Endpoint>> {
+        self.roster.leaving()
+    }
+
+    /// The endpoint at an address.
+    pub fn find(&self, address: &str) -> Option<Arc<Endpoint>> {
+        self.roster.find(address)
+    }
+
+    /// Wakes on every change of a state or of the set.
+    pub fn states(&self) -> watch::Receiver<u64> {
         self.states.subscribe()
     }
 
-    /// The state of one endpoint now.
+    /// Wakes on every change of the set.
+    pub(crate) fn sets(&self) -> watch::Receiver<u64> {
+        self.sets.subscribe()
+    }
+
+    /// The state of one endpoint now; one that is named no more drains.
     pub fn state(&self, endpoint: &Endpoint) -> State {
-        self.states.borrow().get(endpoint.index).copied().unwrap_or(State::Gone)
+        endpoint.state()
     }
 
     /// Whether any endpoint is known to serve.
     pub fn is_serving(&self) -> bool {
-        self.states.borrow().contains(&State::Serving)
+        self.roster.is_serving()
     }
 
     /// The endpoint for `user`: `sticky` (the address in a verified sticky token) while it takes sessions, else the
-    /// highest rendezvous weight among those that serve (or are unchecked, where none is known to serve).
+    /// cluster's choice among those that serve (or are unchecked, where none is known to serve).
     pub fn pick(&self, user: &str, sticky: Option<&str>) -> Option<Arc<Endpoint>> {
-        choose(&self.endpoints, &self.states.borrow(), user, sticky)
+        self.roster.choose(&Ask { user, place: sticky }, now())
     }
 
     /// Says that a connection to `endpoint` failed or broke: it is not picked until a check succeeds.
     pub fn suspect(&self, endpoint: &Endpoint) {
-        self.change(endpoint.index, Tracker::suspect);
+        self.changed(self.roster.fail(&endpoint.address, now()));
         self.check_now.notify_waiters();
     }
 
-    /// Takes what a check found.
-    pub(crate) fn note(&self, index: usize, finding: Finding) {
-        self.change(index, |tracker| tracker.note(finding, &self.settings.health));
+    /// Takes what a check found, and how long it took.
+    pub(crate) fn note(&self, address: &str, finding: Finding, took: Duration) {
+        self.changed(self.roster.note(address, finding, took, now()));
     }
 
-    fn change(&self, index: usize, change: impl FnOnce(&mut Tracker) -> State) {
-        let mut trackers = self.trackers.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(tracker) = trackers.get_mut(index) else { return };
-        let before = tracker.state;
-        let after = change(tracker);
-        if before != after {
-            let states: Arc<[State]> = trackers.iter().map(|tracker| tracker.state).collect();
-            self.states.send_replace(states);
-            drop(trackers);
-            if let Some(endpoint) = self.endpoints.get(index) {
-                tracing::info!(cluster = %self.name, endpoint = %endpoint.address, before = before.label(), after = after.label(), "endpoint changed");
-            }
-        }
+    fn changed(&self, changed: Option<Changed>) {
+        let Some(Changed { endpoint, before, after }) = changed else { return };
+        tracing::info!(cluster = %self.name, endpoint = %endpoint.address, before = before.label(), after = after.label(), "endpoint changed");
+        self.states.send_modify(|count| *count += 1);
     }
 }
 
-/// The choice itself.
-fn choose(endpoints: &[Arc<Endpoint>], states: &[State], user: &str, sticky: Option<&str>) -> Option<Arc<Endpoint>> {
-    let with = |wanted: State| {
-        endpoints.iter().zip(states).filter(move |(_, state)| **state == wanted).map(|(endpoint, _)| endpoint)
-    };
-    if let Some(sticky) = sticky
-        && let Some(endpoint) =
-            with(State::Serving).chain(with(State::Unchecked)).find(|endpoint| endpoint.address == sticky)
-    {
-        return Some(Arc::clone(endpoint));
+fn roster_settings(settings: &config::Cluster) -> bawaba_routing::Settings {
+    let health = &settings.health;
+    bawaba_routing::Settings {
+        thresholds: Thresholds { unhealthy_after: health.unhealthy_after, healthy_after: health.healthy_after },
+        slow_start: settings.slow_start,
     }
-    let user = hash(user.as_bytes());
-    let weight = |endpoint: &&Arc<Endpoint>| (mix(endpoint.hash ^ user), endpoint.index);
-    with(State::Serving).max_by_key(weight).or_else(|| with(State::Unchecked).max_by_key(weight)).cloned()
 }
 
-/// FNV-1a with a finalizer: stable across processes and versions, as every edge must choose alike.
-fn hash(bytes: &[u8]) -> u64 {
-    let fnv = bytes
-        .iter()
-        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3));
-    mix(fnv)
+/// An endpoint as operators see it.
+pub fn shown(endpoint: &Endpoint) -> Value {
+    let (opened, failed) = endpoint.connections();
+    let mut shown = serde_json::to_value(&endpoint.about).unwrap_or_default();
+    shown["state"] = endpoint.state().label().into();
+    shown["sessions"] = endpoint.sessions().into();
+    shown["latency_ms"] = endpoint.latency().map(|mean| mean.as_secs_f64() * 1e3).into();
+    shown["opened"] = opened.into();
+    shown["failed"] = failed.into();
+    shown
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bawaba_routing::Announced;
 use serde::Deserialize;
 
 mod duration;
@@ -249,22 +250,31 @@ pub struct Sticky {
 
 /// A group of endpoints that serve the same.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Cluster {
-    /// `host:port` of each.
-    pub endpoints: Vec<String>,
+    /// `host:port` of each, or a table that says more; sources may announce further ones.
+    pub endpoints: Vec<Announced>,
     /// Path of the WebSocket on the endpoints of a channel route.
-    #[serde(default = "ws_path")]
     pub path: String,
     /// Active health checks.
-    #[serde(default)]
     pub health: Health,
     /// File with a bearer token that the edge presents (edge before edge).
     pub token_file: Option<PathBuf>,
+    /// In this time an endpoint that comes (back) while others serve grows to its whole weight; `0s` for at once.
+    #[serde(with = "duration")]
+    pub slow_start: Duration,
 }
 
-fn ws_path() -> String {
-    "/ws".into()
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            path: "/ws".into(),
+            health: Health::default(),
+            token_file: None,
+            slow_start: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Active health checks: an HTTP GET that must answer 200 (or, with `path = ""`, a TCP connect).

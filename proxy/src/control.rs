@@ -157,9 +157,13 @@ impl Control {
     /// Puts a generation in force.
     pub(crate) fn install(&self, before: &Generation, next: Generation) {
         for (name, cluster) in &next.clusters {
-            if !before.clusters.get(name).is_some_and(|kept| Arc::ptr_eq(kept, cluster)) {
-                health::watch(cluster);
+            match before.clusters.get(name) {
+                Some(kept) if Arc::ptr_eq(kept, cluster) => continue,
+                // Again: more may have become known while the generation was built.
+                Some(changed) => cluster.inherit(changed),
+                None => {}
             }
+            health::watch(cluster);
         }
         tracing::info!(generation = next.number, "new generation in force");
         self.shared.install(next);

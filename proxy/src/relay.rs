@@ -11,6 +11,7 @@ use std::time::Instant;
 use bawaba_channels::close::CloseCode;
 use bawaba_channels::frame::{Opcode, Sender, encode};
 use bawaba_channels::reason::Reason;
+use bawaba_routing::Lease;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -60,6 +61,7 @@ struct Relay {
     is_inbound_over: bool,
     is_outbound_over: bool,
     sid: Option<Box<crate::shared::SidKey>>,
+    _load: Lease,
     _permit: crate::limits::SessionPermit,
     _open: crate::metrics::OpenSession,
     _used: Option<crate::usage::SessionUse>,
@@ -96,9 +98,9 @@ async fn open(
         }
     };
     let answered = ask(worker, cluster, &context, sticky.as_deref(), &request).await;
-    let (service, early, mut headers) = match answered {
-        Ok((service, Answer::Open { early, headers })) => (service, early, headers),
-        Ok((_, Answer::Refused { status, headers, body })) => {
+    let (service, load, early, mut headers) = match answered {
+        Ok((service, load, Answer::Open { early, headers })) => (service, load, early, headers),
+        Ok((.., Answer::Refused { status, headers, body })) => {
             tracing::info!(session = %context.session, route = chain.route().name(), status, "the service refused a session");
             close_stream(&chain, stream);
             refuse(worker, downstream, HandshakeReply { status, headers, body }, &accept).await;
@@ -138,6 +140,7 @@ async fn open(
         control,
         _open: metrics.session(chain.route().name()),
         _used: worker.shared.usage.as_ref().map(|usage| usage.session(&context)),
+        _load: load,
         _permit: permit,
         worker: Rc::clone(worker),
         chain,
@@ -164,16 +167,17 @@ async fn ask(
     context: &ConnectionContext,
     sticky: Option<&str>,
     request: &Headers,
-) -> Result<(TcpStream, Answer), Reason> {
+) -> Result<(TcpStream, Lease, Answer), Reason> {
     let places = sticky.and_then(|token| worker.shared.sticky.verify(token, &context.user, unix_now()));
     let place = places.as_ref().and_then(|places| places.get(&cluster.name)).map(String::as_str);
     // Without a user, the client's address keeps it where it was.
     let who = if context.user.is_empty() { context.client.ip().to_string() } else { context.user.clone() };
     for _ in 0..TRIES_MAX {
         let Some(endpoint) = cluster.pick(&who, place) else { break };
+        let load = endpoint.carry(1);
         let limit = worker.shared.config.timeouts.connect;
         let why = match timeout(limit, dial(&endpoint.address, request)).await {
-            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Ok((socket, answer))) => return Ok((socket, load, answer)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s (timeout connect)", limit.as_secs_f64()),
         };

@@ -184,7 +184,7 @@ fn mode(query: &str) -> Result<Mode, Declined> {
     }
 }
 
-async fn body(session: &mut ServerSession, bytes_max: usize) -> Result<Vec<u8>, Declined> {
+pub(super) async fn body(session: &mut ServerSession, bytes_max: usize) -> Result<Vec<u8>, Declined> {
     let too_large = || {
         let what = format!("has more than {bytes_max} bytes");
         Declined::new(413, Trouble::new("the body", what, "build a smaller module, or send less"))

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bawaba_channels::frame::{self, Opcode};
 use bawaba_channels::wire::{Encoding, Order, Request};
+use bawaba_routing::Lease;
 use tokio::sync::Notify;
 
 use super::SeatKey;
@@ -84,6 +85,9 @@ pub(crate) struct Lane {
     pub(crate) last_used: Instant,
     /// Woken when there is something to write.
     pub(crate) work: Rc<Notify>,
+    /// What its sessions count as on its endpoint.
+    load: Option<Lease>,
+    seats: u32,
     next_id: u64,
     jitter: Jitter,
 }
@@ -103,9 +107,34 @@ impl Lane {
             out: Vec::new(),
             last_used: now,
             work: Rc::new(Notify::new()),
+            load: None,
+            seats: 0,
             next_id: 1,
             jitter: Jitter::new(),
         }
+    }
+
+    /// One more session is served through it.
+    pub(crate) fn sit(&mut self) {
+        self.seats += 1;
+        self.weigh();
+    }
+
+    /// One session fewer.
+    pub(crate) fn stand(&mut self) {
+        self.seats = self.seats.saturating_sub(1);
+        self.weigh();
+    }
+
+    /// Connects elsewhere from now on, and its sessions count there.
+    pub(crate) fn go_to(&mut self, endpoint: Option<Arc<Endpoint>>) {
+        self.endpoint = endpoint;
+        self.weigh();
+    }
+
+    fn weigh(&mut self) {
+        // The new lease first, so that nobody sees its sessions nowhere.
+        self.load = self.endpoint.as_ref().map(|endpoint| endpoint.carry(self.seats));
     }
 
     /// Appends a request; with an id of its own if an answer is awaited.

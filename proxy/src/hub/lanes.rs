@@ -36,6 +36,7 @@ impl Hub {
         let seat = &mut self.seats[index];
         seat.lanes.retain(|known| lanes.get(known.index).is_some_and(|lane| lane.serial == known.serial));
         seat.lanes.push(key);
+        self.lanes[key.index].sit();
         Some(key.index)
     }
 
@@ -43,7 +44,7 @@ impl Hub {
     fn lane_at(&mut self, cluster: &Arc<Cluster>, endpoint: Arc<Endpoint>) -> LaneKey {
         let of_cluster = || self.lanes.iter().filter(|(_, lane)| Arc::ptr_eq(&lane.cluster, cluster));
         let there = of_cluster().find(|(_, lane)| lane.endpoint.as_ref() == Some(&endpoint));
-        let full = of_cluster().count() >= cluster.endpoints().len() * 2;
+        let full = of_cluster().count() >= cluster.len() * 2;
         if let Some((index, lane)) = there.or_else(|| if full { of_cluster().next() } else { None }) {
             return LaneKey { index, serial: lane.serial };
         }
@@ -91,7 +92,7 @@ impl Hub {
         let home = lane.endpoint.as_ref().map(|endpoint| endpoint.address.clone());
         let target = cluster.pick(home.as_deref().unwrap_or("lane"), home.as_deref());
         if let Some(target) = &target {
-            lane.endpoint = Some(Arc::clone(target));
+            lane.go_to(Some(Arc::clone(target)));
         }
         Some((cluster, target))
     }

@@ -53,8 +53,8 @@ impl Hub {
         }
         let lane = &mut self.lanes[index];
         let address = lane.endpoint.take().map(|endpoint| endpoint.address.clone());
-        lane.endpoint = next.endpoints().iter().find(|endpoint| Some(&endpoint.address) == address.as_ref()).cloned();
-        tracing::info!(from = %now.name, to = %next.name, endpoints = next.endpoints().len(), "a trunk goes over to a changed cluster");
+        lane.go_to(address.and_then(|address| next.find(&address)));
+        tracing::info!(from = %now.name, to = %next.name, endpoints = next.len(), "a trunk goes over to a changed cluster");
         lane.cluster = next;
         lane.work.notify_one();
     }

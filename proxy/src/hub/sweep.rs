@@ -89,6 +89,11 @@ impl Hub {
         let Some(index) = self.seat_index(key) else { return };
         self.unfollow_all(index);
         let mut seat = self.seats.remove(index);
+        for key in std::mem::take(&mut seat.lanes) {
+            if let Some(lane) = self.lane(key) {
+                lane.stand();
+            }
+        }
         if let Some(stream) = seat.stream.take() {
             seat.chain.close(stream);
         }
