@@ -224,6 +224,7 @@ impl Admin {
         if let Some(usage) = &door.shared.usage {
             crate::metrics::write_usage(&mut body, usage);
         }
+        crate::metrics::write_clusters(&mut body, &door.shared.generation());
         crate::metrics::write_filters(&mut body, &door.shared.generation());
         crate::metrics::write_shadows(&mut body, &door.shared.generation());
         page(StatusCode::OK, "text/plain; version=0.0.4", body)

@@ -313,6 +313,44 @@ impl Checker<'_> {
                 self.error(at!["cluster", name, "health", key], format!("{key} must be at least 1"));
             }
         }
+        let (balance, outlier) = (&cluster.balance, &cluster.outlier);
+        if (1..=100).contains(&balance.load_percent_max) {
+            self.error_with(
+                at!["cluster", name, "balance", "load_percent_max"],
+                format!(
+                    "load_percent_max is {}: every endpoint would be full before all have their fair share",
+                    balance.load_percent_max
+                ),
+                "write more than 100, such as 125, or 0 for no bound",
+            );
+        }
+        if balance.region_percent_max.is_some_and(|percent| percent < 100) {
+            self.error_with(
+                at!["cluster", name, "balance", "region_percent_max"],
+                "region_percent_max is under 100: the nearest region would be left before it has its fair share",
+                "write 100 or more, such as 150",
+            );
+        }
+        if !balance.remember.is_zero() && balance.remembered_max == 0 {
+            self.error_with(
+                at!["cluster", name, "balance", "remembered_max"],
+                "remembered_max is 0: nobody could be remembered",
+                "write remember = \"0s\" to remember nobody",
+            );
+        }
+        if (1..=100).contains(&outlier.latency_percent) {
+            self.error_with(
+                at!["cluster", name, "outlier", "latency_percent"],
+                "latency_percent is not over 100: half of all endpoints are slower than the median",
+                "write more than 100, such as 300, or 0 for never",
+            );
+        }
+        if outlier.ejected_percent_max > 100 {
+            self.error(at!["cluster", name, "outlier", "ejected_percent_max"], "ejected_percent_max is over 100");
+        }
+        if outlier.ejection > outlier.ejection_max {
+            self.error(at!["cluster", name, "outlier", "ejection"], "ejection is longer than ejection_max");
+        }
         if let Some(token_file) = &cluster.token_file {
             self.file(at!["cluster", name, "token_file"], token_file);
         }

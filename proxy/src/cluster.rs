@@ -22,7 +22,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 pub use bawaba_routing::{Announced, Endpoint, Finding, State};
-use bawaba_routing::{Ask, Changed, Roster, Thresholds};
+use bawaba_routing::{Ask, Breaker, Budget, Changed, Outlier, Roster, Thresholds};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
@@ -45,6 +45,7 @@ pub struct Cluster {
     /// The credential presented to its endpoints (edge before edge).
     pub token: Option<String>,
     roster: Roster,
+    budget: Budget,
     /// Counts changes of states and of the set.
     states: watch::Sender<u64>,
     /// Counts changes of the set.
@@ -74,12 +75,16 @@ impl Cluster {
             ),
             None => None,
         };
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(|error| format!("cluster {name}: no random seed: {error}"))?;
         let endpoints = settings.endpoints.clone();
-        let roster = Roster::new(roster_settings(&settings), endpoints, now());
+        let roster = Roster::new(roster_settings(&settings), endpoints, u64::from_ne_bytes(seed), now());
+        let budget = Budget::new(settings.retry.percent, settings.retry.per_second_min);
         Ok(Arc::new(Self {
             name: name.to_owned(),
             token,
             roster,
+            budget,
             states: watch::channel(0).0,
             sets: watch::channel(0).0,
             check_now: Arc::new(Notify::new()),
@@ -167,7 +172,29 @@ impl Cluster {
     /// The endpoint for `user`: `sticky` (the address in a verified sticky token) while it takes sessions, else the
     /// cluster's choice among those that serve (or are unchecked, where none is known to serve).
     pub fn pick(&self, user: &str, sticky: Option<&str>) -> Option<Arc<Endpoint>> {
-        self.roster.choose(&Ask { user, place: sticky }, now())
+        self.roster.choose(&Ask { user, place: sticky, ..Ask::default() }, now())
+    }
+
+    /// A first attempt is made: it earns a share of a retry.
+    pub fn attempt(&self) {
+        self.budget.earn();
+    }
+
+    /// Whether one more retry may be: else what failed is refused, so that retries do not drown who is left.
+    pub fn may_retry(&self) -> bool {
+        self.budget.spend(now())
+    }
+
+    /// Says that a connection to `endpoint` opened, and how long that took.
+    pub fn opened(&self, endpoint: &Endpoint, took: Duration) {
+        self.roster.succeed(endpoint, took, now());
+    }
+
+    /// Looks for endpoints that are far slower than the others, and for those that were left alone long enough.
+    pub(crate) fn review(&self) {
+        for changed in self.roster.review(now()) {
+            self.changed(Some(changed));
+        }
     }
 
     /// Says that a connection to `endpoint` failed or broke: it is not picked until a check succeeds.
@@ -193,6 +220,20 @@ fn roster_settings(settings: &config::Cluster) -> bawaba_routing::Settings {
     bawaba_routing::Settings {
         thresholds: Thresholds { unhealthy_after: health.unhealthy_after, healthy_after: health.healthy_after },
         slow_start: settings.slow_start,
+        policy: settings.balance.policy,
+        load_percent_max: settings.balance.load_percent_max,
+        remember: settings.balance.remember,
+        remembered_max: settings.balance.remembered_max,
+        region_percent_max: settings.balance.region_percent_max,
+        breaker: Breaker { sessions_max: settings.breaker.sessions_max, pending_max: settings.breaker.pending_max },
+        outlier: Outlier {
+            failures: settings.outlier.failures,
+            latency_percent: settings.outlier.latency_percent,
+            latency_min: settings.outlier.latency_min,
+            ejection: settings.outlier.ejection,
+            ejection_max: settings.outlier.ejection_max,
+            ejected_percent_max: settings.outlier.ejected_percent_max,
+        },
     }
 }
 
@@ -201,6 +242,11 @@ pub fn shown(endpoint: &Endpoint) -> Value {
     let (opened, failed) = endpoint.connections();
     let mut shown = serde_json::to_value(&endpoint.about).unwrap_or_default();
     shown["state"] = endpoint.state().label().into();
+    let (left_alone_until, ejections) = endpoint.ejected();
+    shown["left_alone_s"] =
+        left_alone_until.map(|until| until.saturating_sub(now()).as_secs()).filter(|seconds| *seconds > 0).into();
+    shown["ejections"] = ejections.into();
+    shown["pending"] = endpoint.pending().into();
     shown["sessions"] = endpoint.sessions().into();
     shown["latency_ms"] = endpoint.latency().map(|mean| mean.as_secs_f64() * 1e3).into();
     shown["opened"] = opened.into();

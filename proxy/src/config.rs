@@ -10,6 +10,7 @@ use std::time::Duration;
 use bawaba_routing::Announced;
 use serde::Deserialize;
 
+pub mod balance;
 mod duration;
 mod filter;
 mod load;
@@ -260,6 +261,14 @@ pub struct Cluster {
     pub health: Health,
     /// File with a bearer token that the edge presents (edge before edge).
     pub token_file: Option<PathBuf>,
+    /// Who gets which endpoint.
+    pub balance: balance::Balance,
+    /// What an endpoint may carry at most.
+    pub breaker: balance::Breaker,
+    /// When an endpoint that answers its checks is left alone all the same.
+    pub outlier: balance::Outlier,
+    /// How much of what failed is tried elsewhere.
+    pub retry: balance::Retry,
     /// In this time an endpoint that comes (back) while others serve grows to its whole weight; `0s` for at once.
     #[serde(with = "duration")]
     pub slow_start: Duration,
@@ -272,6 +281,10 @@ impl Default for Cluster {
             path: "/ws".into(),
             health: Health::default(),
             token_file: None,
+            balance: balance::Balance::default(),
+            breaker: balance::Breaker::default(),
+            outlier: balance::Outlier::default(),
+            retry: balance::Retry::default(),
             slow_start: Duration::from_secs(10),
         }
     }

@@ -16,6 +16,9 @@ use crate::jitter::Jitter;
 /// Most bytes of a health answer that are read: the status line is all that counts.
 const ANSWER_BYTES_MAX: usize = 512;
 
+/// How often endpoints are compared with each other.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Checks every endpoint of `cluster`, also those that are announced later, until the cluster is dropped. Must run
 /// inside a tokio runtime.
 pub fn watch(cluster: &Arc<Cluster>) {
@@ -50,6 +53,10 @@ async fn follow(cluster: Weak<Cluster>, mut sets: watch::Receiver<u64>) {
         loop {
             tokio::select! {
                 Some(_) = tasks.join_next() => {}
+                () = tokio::time::sleep(REVIEW_INTERVAL) => match cluster.upgrade() {
+                    Some(cluster) => cluster.review(),
+                    None => return,
+                },
                 changed = sets.changed() => match changed {
                     Ok(()) => break,
                     Err(_) => return,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::cluster::State;
 use crate::counters::Counted;
 use crate::generation::Generation;
 use crate::sources::Role;
@@ -277,6 +278,36 @@ pub fn write_filters(out: &mut Vec<u8>, generation: &Generation) {
     let families = generation.host.collector().collect();
     if let Err(error) = TextEncoder::new().encode(&families, out) {
         tracing::error!(%error, "the metrics of filters could not be written");
+    }
+}
+
+/// What clusters know of their endpoints: by state, what they carry, how quickly they answer.
+pub fn write_clusters(out: &mut Vec<u8>, generation: &Generation) {
+    let clusters: Vec<_> = generation.clusters.iter().map(|(name, cluster)| (name, cluster.endpoints())).collect();
+    let mut line = |text: String| out.extend_from_slice(text.as_bytes());
+    line("# HELP bawaba_endpoints Endpoints, by cluster and state.\n# TYPE bawaba_endpoints gauge\n".into());
+    for (name, endpoints) in &clusters {
+        for state in State::ALL {
+            let count = endpoints.iter().filter(|endpoint| endpoint.state() == state).count();
+            line(format!("bawaba_endpoints{{cluster=\"{name}\",state=\"{}\"}} {count}\n", state.label()));
+        }
+    }
+    line("# HELP bawaba_endpoint_sessions Sessions on endpoints: of all, and of the one with most.\n# TYPE bawaba_endpoint_sessions gauge\n".into());
+    for (name, endpoints) in &clusters {
+        let sum: u64 = endpoints.iter().map(|endpoint| u64::from(endpoint.sessions())).sum();
+        let most = endpoints.iter().map(|endpoint| endpoint.sessions()).max().unwrap_or(0);
+        line(format!("bawaba_endpoint_sessions{{cluster=\"{name}\",of=\"all\"}} {sum}\n"));
+        line(format!("bawaba_endpoint_sessions{{cluster=\"{name}\",of=\"most\"}} {most}\n"));
+    }
+    line("# HELP bawaba_endpoint_latency_seconds Mean time of an answer: of the quickest, median and slowest endpoint.\n# TYPE bawaba_endpoint_latency_seconds gauge\n".into());
+    for (name, endpoints) in &clusters {
+        let mut means: Vec<_> = endpoints.iter().filter_map(|endpoint| endpoint.latency()).collect();
+        means.sort_unstable();
+        let (Some(quickest), Some(slowest)) = (means.first(), means.last()) else { continue };
+        for (of, mean) in [("quickest", quickest), ("median", &means[means.len() / 2]), ("slowest", slowest)] {
+            let seconds = mean.as_secs_f64();
+            line(format!("bawaba_endpoint_latency_seconds{{cluster=\"{name}\",of=\"{of}\"}} {seconds}\n"));
+        }
     }
 }
 

@@ -172,15 +172,24 @@ async fn ask(
     let place = places.as_ref().and_then(|places| places.get(&cluster.name)).map(String::as_str);
     // Without a user, the client's address keeps it where it was.
     let who = if context.user.is_empty() { context.client.ip().to_string() } else { context.user.clone() };
-    for _ in 0..TRIES_MAX {
+    cluster.attempt();
+    for attempt in 0..TRIES_MAX {
+        if attempt > 0 && !cluster.may_retry() {
+            tracing::warn!(cluster = %cluster.name, "the retry budget is spent");
+            break;
+        }
         let Some(endpoint) = cluster.pick(&who, place) else { break };
-        let load = endpoint.carry(1);
+        let (opening, begun) = (endpoint.open(), Instant::now());
         let limit = worker.shared.config.timeouts.connect;
         let why = match timeout(limit, dial(&endpoint.address, request)).await {
-            Ok(Ok((socket, answer))) => return Ok((socket, load, answer)),
+            Ok(Ok((socket, answer))) => {
+                cluster.opened(&endpoint, begun.elapsed());
+                return Ok((socket, endpoint.carry(1), answer));
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s (timeout connect)", limit.as_secs_f64()),
         };
+        drop(opening);
         tracing::warn!(cluster = %cluster.name, endpoint = %endpoint.address, %why, "an endpoint failed");
         cluster.suspect(&endpoint);
     }

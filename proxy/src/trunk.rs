@@ -50,9 +50,12 @@ pub async fn run(context: Weak<WorkerContext>, lane: LaneKey) {
         states.mark_unchanged();
         if let Some(endpoint) = target {
             let connect_within = context.shared.config.timeouts.connect;
+            let (opening, begun) = (endpoint.open(), Instant::now());
             match timeout(connect_within, open(&context.shared.config.edge.name, &cluster, &endpoint)).await {
                 Ok(Ok((socket, early))) => {
                     pause = BACKOFF.0;
+                    cluster.opened(&endpoint, begun.elapsed());
+                    drop(opening);
                     tracing::info!(cluster = %cluster.name, endpoint = %endpoint.address, "trunk up");
                     context.hub.borrow_mut().lane_up(lane);
                     let lost = pump(&context, lane, &cluster, &endpoint, socket, early, &mut jitter).await;

@@ -138,7 +138,6 @@ impl<'de> Deserialize<'de> for Announced {
 pub(crate) struct Load {
     pub(crate) sessions: AtomicU32,
     pub(crate) pending: AtomicU32,
-    pub(crate) requests: AtomicU32,
     mean_us: AtomicU64,
     peak_us: AtomicU64,
     peak_at_ms: AtomicU64,
@@ -204,6 +203,10 @@ impl Life {
             warms_since_ms: AtomicU64::new(self.warms_since_ms.load(Ordering::Relaxed)),
             tracker: Mutex::new(self.tracker.lock().unwrap_or_else(PoisonError::into_inner).clone()),
         }
+    }
+
+    pub(crate) fn slow_looks(&self) -> u32 {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner).slow_looks
     }
 
     pub(crate) fn state(&self) -> State {
@@ -275,11 +278,6 @@ impl Endpoint {
         self.load.pending.load(Ordering::Relaxed)
     }
 
-    /// Plain requests that it is answering.
-    pub fn requests(&self) -> u32 {
-        self.load.requests.load(Ordering::Relaxed)
-    }
-
     /// Connections that it took, and that failed.
     pub fn connections(&self) -> (u64, u64) {
         (self.load.opened.load(Ordering::Relaxed), self.load.failed.load(Ordering::Relaxed))
@@ -294,6 +292,12 @@ impl Endpoint {
     pub fn ejected(&self) -> (Option<Duration>, u32) {
         let tracker = self.life.tracker.lock().unwrap_or_else(PoisonError::into_inner);
         (tracker.ejected_until, tracker.ejections)
+    }
+
+    /// Counts a connection that is being opened, until the guard is dropped.
+    pub fn open(self: &Arc<Self>) -> Opening {
+        self.load.pending.fetch_add(1, Ordering::Relaxed);
+        Opening(Arc::clone(self))
     }
 
     /// Counts `sessions` on it until the lease is dropped.
@@ -315,6 +319,16 @@ impl Eq for Endpoint {}
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}, {} sessions)", self.address, self.state().label(), self.sessions())
+    }
+}
+
+/// A connection that is being opened.
+#[derive(Debug)]
+pub struct Opening(Arc<Endpoint>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.load.pending.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

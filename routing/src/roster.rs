@@ -13,29 +13,23 @@
 //! Every change of a state or of the set is returned, so that whoever embeds this can log and wake.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::chance::Chance;
 use crate::endpoint::{Announced, Endpoint, Life, Load, WEIGHT_MAX};
 use crate::set::{Set, Tallies};
-use crate::state::{Finding, State, Thresholds, Tracker};
+use crate::settings::Settings;
+use crate::state::{Finding, State, Tracker};
+use crate::table::Table;
 
 /// The source that is the configuration itself.
 pub const STATIC: &str = "static";
 /// Most endpoints of a cluster: what is announced beyond is left out.
 pub const ENDPOINTS_MAX: usize = 65_536;
-
-/// How a cluster judges and chooses.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Findings in a row that make a state.
-    pub thresholds: Thresholds,
-    /// In this time an endpoint that comes (back) grows to its whole weight.
-    pub slow_start: Duration,
-}
 
 /// One endpoint's state changed.
 #[derive(Clone, Debug)]
@@ -47,6 +41,11 @@ pub struct Changed {
     /// To.
     pub after: State,
 }
+
+/// Looks in a row that find an endpoint slow before it is left alone.
+const SLOW_LOOKS: u32 = 3;
+/// Nobody is an outlier among fewer.
+const OUTLIERS_AMONG_MIN: usize = 3;
 
 /// What an announcement changed.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +71,9 @@ impl Announcement {
 #[derive(Debug)]
 pub struct Roster {
     pub(crate) settings: Settings,
+    pub(crate) chance: Chance,
+    pub(crate) turns: AtomicU64,
+    pub(crate) table: Option<Table>,
     set: ArcSwap<Set>,
     core: Mutex<Core>,
 }
@@ -89,9 +91,17 @@ struct Core {
 type Known = HashMap<String, (Arc<Load>, Arc<Life>)>;
 
 impl Roster {
-    /// With the endpoints of the configuration.
-    pub fn new(settings: Settings, endpoints: Vec<Announced>, now: Duration) -> Self {
-        let roster = Self { settings, set: ArcSwap::default(), core: Mutex::default() };
+    /// With the endpoints of the configuration. `seed` decides every draw.
+    pub fn new(settings: Settings, endpoints: Vec<Announced>, seed: u64, now: Duration) -> Self {
+        let table = (!settings.remember.is_zero()).then(|| Table::new(settings.remember, settings.remembered_max));
+        let roster = Self {
+            settings,
+            chance: Chance::new(seed),
+            turns: AtomicU64::new(seed),
+            table,
+            set: ArcSwap::default(),
+            core: Mutex::default(),
+        };
         roster.announce(STATIC, endpoints, now);
         roster.core().has_begun = true;
         roster
@@ -258,12 +268,68 @@ impl Roster {
         self.change(address, now, |tracker| tracker.note(finding, thresholds))
     }
 
-    /// A connection to an endpoint failed or broke: it is not chosen until a check succeeds.
+    /// A connection to an endpoint opened, and took this long.
+    pub fn succeed(&self, endpoint: &Endpoint, took: Duration, now: Duration) {
+        endpoint.load.opened.fetch_add(1, Ordering::Relaxed);
+        endpoint.load.observe(took, now);
+        let mut tracker = endpoint.life.tracker.lock().unwrap_or_else(PoisonError::into_inner);
+        tracker.failures_in_a_row = 0;
+    }
+
+    /// A connection to an endpoint failed or broke: it is not chosen until a check succeeds, and after several in a row
+    /// it is left alone for a while, whatever checks say.
     pub fn fail(&self, address: &str, now: Duration) -> Option<Changed> {
         if let Some(endpoint) = self.find(address) {
             endpoint.load.failed.fetch_add(1, Ordering::Relaxed);
         }
-        self.change(address, now, Tracker::fail)
+        let outlier = self.settings.outlier;
+        let may_eject = self.may_eject(now);
+        self.change(address, now, |tracker| {
+            tracker.fail();
+            if outlier.failures > 0 && tracker.failures_in_a_row >= outlier.failures && may_eject {
+                tracker.eject(&outlier, now);
+            }
+        })
+    }
+
+    /// Whether one more endpoint may be left alone: not over its share of all, and never the last but one to serve.
+    fn may_eject(&self, now: Duration) -> bool {
+        let set = self.set();
+        let ejected = set.endpoints.iter().filter(|at| at.ejected().0.is_some_and(|until| now < until)).count();
+        let most = set.endpoints.len() * self.settings.outlier.ejected_percent_max as usize / 100;
+        set.endpoints.len() > 1 && ejected < most.max(1)
+    }
+
+    /// Looks over all endpoints: who has been left alone long enough is back, who answers far more slowly than the others
+    /// (three looks in a row) is left alone. Call it about once a second. O(N log N).
+    pub fn review(&self, now: Duration) -> Vec<Changed> {
+        let set = self.set.load_full();
+        let outlier = self.settings.outlier;
+        let mut means: Vec<Duration> = set.endpoints.iter().filter_map(|at| at.latency()).collect();
+        means.sort_unstable();
+        let median = means.get(means.len() / 2).copied().unwrap_or_default();
+        let limit = (median * outlier.latency_percent / 100).max(outlier.latency_min);
+        let mut changed = Vec::new();
+        for endpoint in &set.endpoints {
+            let is_slow = outlier.latency_percent > 0
+                && means.len() >= OUTLIERS_AMONG_MIN
+                && endpoint.latency().is_some_and(|mean| mean > limit)
+                && endpoint.state() == State::Serving;
+            let is_back = endpoint.state() == State::Ejected && endpoint.ejected().0.is_none_or(|until| until <= now);
+            let may_eject = is_slow && self.may_eject(now);
+            let was_slow = endpoint.life.slow_looks();
+            if !is_slow && !is_back && was_slow == 0 {
+                continue;
+            }
+            changed.extend(self.change(&endpoint.address, now, |tracker| {
+                tracker.slow_looks = if is_slow { tracker.slow_looks + 1 } else { 0 };
+                if tracker.slow_looks >= SLOW_LOOKS && may_eject {
+                    tracker.slow_looks = 0;
+                    tracker.eject(&outlier, now);
+                }
+            }));
+        }
+        changed
     }
 
     pub(crate) fn change(&self, address: &str, now: Duration, change: impl FnOnce(&mut Tracker)) -> Option<Changed> {

@@ -28,6 +28,7 @@ impl Tallies {
 /// The endpoints of one lane in one region: a range of the set.
 #[derive(Debug)]
 pub(crate) struct Region {
+    pub(crate) name: Option<String>,
     pub(crate) range: Range<usize>,
     pub(crate) tally: Arc<Tally>,
     /// Weight of those that serve.
@@ -47,6 +48,7 @@ impl Region {
 /// The endpoints of one lane: a range of the set.
 #[derive(Debug)]
 pub(crate) struct Lane {
+    pub(crate) name: Option<String>,
     pub(crate) range: Range<usize>,
     pub(crate) regions: Vec<Region>,
 }
@@ -70,6 +72,7 @@ pub(crate) struct Set {
     pub(crate) weights_before: Vec<u64>,
     pub(crate) lanes: Vec<Lane>,
     by_address: HashMap<String, usize>,
+    by_hash: HashMap<u64, usize>,
 }
 
 impl Set {
@@ -83,6 +86,7 @@ impl Set {
             hashes: endpoints.iter().map(|endpoint| endpoint.hash).collect(),
             weights: endpoints.iter().map(|endpoint| endpoint.about.weight).collect(),
             by_address: endpoints.iter().enumerate().map(|(at, endpoint)| (endpoint.address.clone(), at)).collect(),
+            by_hash: endpoints.iter().enumerate().map(|(at, endpoint)| (endpoint.hash, at)).collect(),
             weights_before: Vec::with_capacity(endpoints.len() + 1),
             lanes: Vec::new(),
             endpoints: Vec::new(),
@@ -100,13 +104,14 @@ impl Set {
             for of_region in of_lane.chunk_by(|a, b| a.about.region == b.about.region) {
                 let serve = of_region.iter().filter(|endpoint| endpoint.state() == State::Serving);
                 regions.push(Region {
+                    name: of_region[0].about.region.clone(),
                     range: at..at + of_region.len(),
                     tally: Arc::clone(&of_region[0].tally),
                     weight: AtomicU64::new(serve.map(|endpoint| u64::from(endpoint.about.weight)).sum()),
                 });
                 at += of_region.len();
             }
-            set.lanes.push(Lane { range, regions });
+            set.lanes.push(Lane { name: of_lane[0].about.lane.clone(), range, regions });
         }
         set.endpoints = endpoints;
         set
@@ -115,6 +120,15 @@ impl Set {
     /// The place of the endpoint at an address.
     pub(crate) fn place(&self, address: &str) -> Option<usize> {
         self.by_address.get(address).copied()
+    }
+
+    /// The place of the endpoint whose address has this hash.
+    pub(crate) fn place_of_hash(&self, hash: u64) -> Option<usize> {
+        self.by_hash.get(&hash).copied()
+    }
+
+    pub(crate) fn lane(&self, name: Option<&str>) -> Option<&Lane> {
+        self.lanes.iter().find(|lane| lane.name.as_deref() == name)
     }
 
     /// The lane in which an endpoint stands.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::settings::Outlier;
+
 /// What is known of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -83,6 +85,8 @@ pub(crate) struct Tracker {
     pub(crate) failures_in_a_row: u32,
     /// Until when it is left alone.
     pub(crate) ejected_until: Option<Duration>,
+    /// Looks in a row that found it slow.
+    pub(crate) slow_looks: u32,
     /// How often in succession: each time is longer.
     pub(crate) ejections: u32,
     /// Whether it has served before, or was there from the start: what comes later begins slowly.
@@ -99,6 +103,7 @@ impl Tracker {
             is_removed: false,
             failures_in_a_row: 0,
             ejected_until: None,
+            slow_looks: 0,
             ejections: 0,
             begins_at_once,
         }
@@ -139,6 +144,16 @@ impl Tracker {
             self.checked = State::Suspect;
             self.good_in_a_row = 0;
         }
+    }
+
+    /// Leaves it alone for a while: longer each time, and as at first after it was well for the longest while.
+    pub(crate) fn eject(&mut self, outlier: &Outlier, now: Duration) {
+        if self.ejected_until.is_some_and(|until| now >= until + outlier.ejection_max) {
+            self.ejections = 0;
+        }
+        self.ejections = self.ejections.saturating_add(1);
+        self.failures_in_a_row = 0;
+        self.ejected_until = Some(now + (outlier.ejection * self.ejections).min(outlier.ejection_max));
     }
 
     /// A source names it again: nothing of before counts.

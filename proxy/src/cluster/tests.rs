@@ -7,6 +7,8 @@ fn settings(count: usize) -> config::Cluster {
     config::Cluster {
         endpoints: (0..count).map(|n| Announced::at(address(n))).collect(),
         health,
+        // What is remembered hides what a policy would choose.
+        balance: config::balance::Balance { remember: Duration::ZERO, ..Default::default() },
         ..config::Cluster::default()
     }
 }

@@ -1,12 +1,16 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Ask;
+use crate::{Ask, Thresholds};
 
 const NOW: Duration = Duration::from_secs(1000);
 
 fn settings() -> Settings {
-    Settings { thresholds: Thresholds { unhealthy_after: 2, healthy_after: 2 }, slow_start: Duration::ZERO }
+    Settings {
+        thresholds: Thresholds { unhealthy_after: 2, healthy_after: 2 },
+        slow_start: Duration::ZERO,
+        ..Settings::default()
+    }
 }
 
 fn address(n: usize) -> String {
@@ -14,7 +18,7 @@ fn address(n: usize) -> String {
 }
 
 fn roster(count: usize) -> Roster {
-    let roster = Roster::new(settings(), (0..count).map(|n| Announced::at(address(n))).collect(), NOW);
+    let roster = Roster::new(settings(), (0..count).map(|n| Announced::at(address(n))).collect(), 1, NOW);
     for n in 0..count {
         roster.note(&address(n), Finding::Ready, Duration::from_millis(1), NOW);
     }
@@ -81,7 +85,7 @@ fn another_form_of_a_cluster_takes_over_what_is_known_and_announced() {
     let before = roster(2);
     before.announce("dns", vec![Announced::at(address(5))], NOW);
     let open = before.find(&address(0)).unwrap().carry(3);
-    let after = Roster::new(settings(), vec![Announced::at(address(0)), Announced::at(address(9))], NOW);
+    let after = Roster::new(settings(), vec![Announced::at(address(0)), Announced::at(address(9))], 1, NOW);
     after.take_over(&before, NOW);
     let state = |n| after.find(&address(n)).map(|at| at.state());
     assert_eq!(state(0), Some(State::Serving));
@@ -97,7 +101,7 @@ fn another_form_of_a_cluster_takes_over_what_is_known_and_announced() {
 #[test]
 fn what_comes_later_warms_up_and_what_was_there_does_not() {
     let slow = Settings { slow_start: Duration::from_secs(10), ..settings() };
-    let roster = Roster::new(slow, vec![Announced::at(address(0))], NOW);
+    let roster = Roster::new(slow, vec![Announced::at(address(0))], 1, NOW);
     let ready = |n, now| roster.note(&address(n), Finding::Ready, Duration::from_millis(1), now);
     ready(0, NOW);
     roster.announce("dns", vec![Announced::at(address(1))], NOW);
